@@ -368,7 +368,7 @@ def error_table(grads: dict[str, Array], reference: dict[str, Array]) -> str:
         if a.size:
             i = np.unravel_index(np.argmax(abs(a - b)), a.shape)
             at = f"[{', '.join(map(str, i))}]: {a[i]:.6g}, {b[i]:.6g}"
-        lines.append(f"{name:<24} {str(a.shape):<12} {error:8.1e}  {at}")
+        lines.append(f"{name:<24} {a.shape!s:<12} {error:8.1e}  {at}")
     return "\n".join(lines)
 
 

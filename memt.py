@@ -21,8 +21,9 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import BinaryIO
 
 import numpy as np
 
@@ -288,7 +289,8 @@ def attention_backward(dout: Array, cache):
 def update_forward(x: Array, context: Array, p: Params, heads: int, mask: Array | None = None):
     """U(x, context): A = LN(x + MH(x, context)), H = LN(A + FF(A)).
 
-    FF(A) = relu(A w1 + b1) w2 + b2. x (B, N, C), context (B, K, C), mask (N, K) or None -> (B, N, C). Post-LN, as in the paper.
+    FF(A) = relu(A w1 + b1) w2 + b2. Post-LN, as in the paper.
+    x (B, N, C), context (B, K, C), mask (N, K) or None -> (B, N, C).
     """
     mh, c_mh = attention_forward(x, context, p["wq"], p["wkv"], p["wo"], heads, mask)
     a, c_ln1 = layernorm_forward(x + mh, p["ln1_g"], p["ln1_b"])
@@ -508,7 +510,7 @@ def check_ids(name: str, ids: Array, size: int) -> Array:
         raise ValueError(f"{name} are {ids.dtype} of shape {ids.shape}: must be integers, not none")
     if ids.min() < 0 or ids.max() >= size:
         bad = ids[(ids < 0) | (ids >= size)][0]
-        raise ValueError(f"{name} hold {bad}: must be in 0 … {size - 1}")
+        raise ValueError(f"{name} hold {bad}: must be from 0 to {size - 1}")
     return ids
 
 
@@ -567,19 +569,21 @@ def final_memory(cache) -> Array:
 
 def save(path: str | os.PathLike, params: Params, config: Config) -> None:
     """Write parameters and configuration to one .npz; written beside and renamed when whole."""
-    write_npz(path, {"config": np.array(json.dumps(asdict(config))), **params})
+    arrays = {"config": np.array(json.dumps(asdict(config))), **params}
+    write_whole(path, lambda file: np.savez(file, **arrays))
 
 
-def write_npz(path: str | os.PathLike, arrays: Mapping[str, Array]) -> None:
-    """Write arrays to a file that is never seen half written."""
+def write_whole(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a file beside `path`, then rename it: never half a file under that name."""
     beside = f"{os.fspath(path)}.part"
     try:
         with open(beside, "wb") as file:
-            np.savez(file, **arrays)
+            write(file)
         os.replace(beside, path)
-    finally:
+    except BaseException:
         if os.path.exists(beside):
             os.remove(beside)
+        raise
 
 
 def load(path: str | os.PathLike) -> tuple[Params, Config]:
