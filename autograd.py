@@ -310,7 +310,8 @@ def value_and_grad(f: Callable) -> Callable:
 
     def run(params: dict[str, Array]):
         tensors = {name: Tensor(p) for name, p in params.items()}
-        plain, out = f(params), f(tensors)
+        out = f(tensors)  # first: where f works in place, this raises before params are touched
+        plain = f(params)
         if not isinstance(out, Tensor) or out.shape:
             raise TypeError(f"autograd: f must give a scalar that depends on params, not {out!r}")
         if not np.isclose(out.value, plain, rtol=1e3 * np.finfo(out.dtype).eps, equal_nan=True):

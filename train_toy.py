@@ -371,6 +371,14 @@ class Progress:
         say(text)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str):
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Options without defaults: those depend on the variant."""
     own = "\n".join(
@@ -378,7 +386,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("memory", "layers", "width", "heads", "hidden", "batch", "lr", "steps"))
         for v in memt.VARIANTS
     )  # fmt: skip
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a Memory Transformer on a toy task and draw what its memory does.",
         epilog=f"defaults by variant:\n{own}\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
