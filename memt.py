@@ -163,16 +163,14 @@ def rows_of(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def row_mean(x: Array) -> Array:
-    """Mean over the last axis, kept: (..., C) -> (..., 1), as a fast matrix-vector product."""
-    C = x.shape[-1]
-    return (rows_of(x) @ np.full((C, 1), 1 / C, x.dtype)).reshape(*x.shape[:-1], 1)
+def row_sum(x: Array) -> Array:
+    """Sum over the last axis, kept: (..., C) -> (..., 1); a product with ones is the fast way."""
+    return (rows_of(x) @ np.ones((x.shape[-1], 1), x.dtype)).reshape(*x.shape[:-1], 1)
 
 
-def sum_rows(x: Array) -> Array:
-    """Sum over every axis but the last: (..., C) -> (C,), as a fast vector-matrix product."""
-    x = rows_of(x)
-    return np.ones(len(x), x.dtype) @ x
+def column_sum(x: Array) -> Array:
+    """Sum over every axis but the last: (..., C) -> (C,); again a product with ones."""
+    return np.ones(x.size // x.shape[-1], x.dtype) @ rows_of(x)
 
 
 def one_hot(ids: Array, size: int, dtype) -> Array:
@@ -192,13 +190,14 @@ def linear_backward(dy: Array, cache):
     dy2 = rows_of(dy)
     dx = (dy2 @ w.T).reshape(x.shape)
     dw = rows_of(x).T @ dy2
-    return dx, dw, None if b is None else sum_rows(dy)
+    return dx, dw, None if b is None else column_sum(dy)
 
 
 def layernorm_forward(x: Array, g: Array, b: Array):
     """LN(x) = g (x - mean) / std + b over the last axis; x (..., C), g and b (C,). eps is 1e-5."""
-    centred = x - row_mean(x)
-    rstd = 1 / np.sqrt(row_mean(centred * centred) + 1e-5)
+    C = x.shape[-1]
+    centred = x - row_sum(x) / C
+    rstd = 1 / np.sqrt(row_sum(centred * centred) / C + 1e-5)
     xhat = centred * rstd
     return xhat * g + b, (xhat, rstd, g)
 
@@ -206,10 +205,10 @@ def layernorm_forward(x: Array, g: Array, b: Array):
 def layernorm_backward(dy: Array, cache):
     """dy (..., C) -> dx (..., C), dg (C,), db (C,)."""
     xhat, rstd, g = cache
-    dxhat = dy * g
-    # the mean and the std also depend on x: what moves them is taken out of dxhat
-    dx = rstd * (dxhat - row_mean(dxhat) - xhat * row_mean(dxhat * xhat))
-    return dx, sum_rows(dy * xhat), sum_rows(dy)
+    C, dxhat = dy.shape[-1], dy * g
+    # mean and std depend on x too: the parts of dxhat along 1 and along xhat only move them
+    dx = rstd * (dxhat - row_sum(dxhat) / C - xhat * (row_sum(dxhat * xhat) / C))
+    return dx, column_sum(dy * xhat), column_sum(dy)
 
 
 def relu_forward(x: Array):
@@ -226,14 +225,14 @@ def relu_backward(dy: Array, cache):
 def softmax_forward(s: Array):
     """p = exp(s) / sum(exp(s)) over the last axis; s may hold -inf, but not a whole row of it."""
     e = np.exp(s - s.max(axis=-1, keepdims=True))
-    p = e / e.sum(axis=-1, keepdims=True)
+    p = e / row_sum(e)
     return p, p
 
 
 def softmax_backward(dp: Array, cache):
     """dp (..., K) -> ds (..., K): the rows of p sum to 1, so a constant added to dp is lost."""
     p = cache
-    return p * (dp - np.einsum("...k,...k->...", dp, p)[..., None])
+    return p * (dp - row_sum(dp * p))
 
 
 def split_heads(x: Array, heads: int) -> Array:
