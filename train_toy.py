@@ -59,7 +59,7 @@ class Settings:
     share_controller: bool = False
     window: int | None = None
     steps: int = 3000
-    batch: int = 64
+    batch: int = 32
     lr: float = 4e-3
     seed: int = 0
 
