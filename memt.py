@@ -150,7 +150,7 @@ def flat(params: Params) -> Array:
     Raises ValueError if the arrays do not share one vector (copied or built one by one).
     """
     vector = params["embed"].base
-    if vector is None or vector.size != sum(p.size for p in params.values()):
+    if vector is None or any(p.base is not vector for p in params.values()):
         raise ValueError("params are not views of one vector: make them with init_params or load")
     return vector
 

@@ -341,6 +341,8 @@ def test_parameters_are_views_of_one_vector():
         assert shapes == dict(memt.param_shapes(config))
     with pytest.raises(ValueError, match="views of one vector"):
         memt.flat({n: p.copy() for n, p in params.items()})
+    with pytest.raises(ValueError, match="views of one vector"):
+        memt.flat({**params, "out_b": np.zeros_like(params["out_b"])})
 
 
 def test_names_of_parameters():
