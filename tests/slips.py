@@ -1,0 +1,167 @@
+"""Which slip makes wrong gradients? Slips are tried until one gives exactly the given numbers.
+
+Some are made on a tensor as a whole: a sign, a factor, a transpose. Others are made inside: the
+tape of the student's own forward pass is broken at one link, and runs.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from autograd import Array, Tensor, backward, error_table, gradient_errors, topological
+
+TOLERANCE = 1e-9
+Grads = dict[str, Array]
+
+WORDS = {
+    "missing sum": "missing sum: a value is used in every element of a row (or for every row); "
+    "its gradient is the sum over them.",
+    "not accumulated": "not accumulated: a value is used in more than one place, and the gradient "
+    "that comes back from one of them is not added (`=` where `+=` belongs?).",
+    "overwritten": "not accumulated: what dp held before is lost; gradients add into dp.",
+    "factor": "factor: a product is not differentiated; its other factor is missing, or is there "
+    "twice, or a constant is.",
+    "sign": "sign: a gradient has the wrong sign.",
+    "transposed": "transposed: a product has its factors in the wrong order, or untransposed.",
+    "order": "order: two halves stand in each other's place.",
+    "rows": "not accumulated: some rows are right and others wrong. What do the wrong ones share?",
+}
+
+
+def explain(f: Callable, params: Grads, grads: Grads, before: Grads) -> str:
+    """A table and a hint for gradients of f that are wrong; empty if they are right.
+
+    `before` is what dp held when the student's backward was called.
+    """
+    tensors = {name: Tensor(p) for name, p in params.items()}
+    out = f(tensors)
+    reference = read(out, tensors)
+    try:
+        errors = gradient_errors(grads, reference)
+        table = error_table(grads, reference)
+    except (ValueError, AttributeError) as error:  # a name or shape, or not an array
+        errors, table = dict.fromkeys(reference, np.inf), str(error)
+    wrong = [name for name, error in errors.items() if not error <= TOLERANCE]
+    if not wrong:
+        return ""
+    found = shape_slip(grads, reference) or direct_slip(grads, reference, before, wrong)
+    found = found or tape_slip(out, tensors, grads, reference)
+    hint = WORDS[found] if found else none_fits(wrong, reference)
+    return f"{table}\n\nwrong: {', '.join(wrong)}\n{hint}"
+
+
+def none_fits(wrong: list[str], reference: Grads) -> str:
+    """What can be said without a slip that fits."""
+    right = ", ".join(name for name in reference if name not in wrong) or "none"
+    return f"No single slip gives these numbers. Right: {right}."
+
+
+def read(out: Tensor, tensors: dict[str, Tensor]) -> Grads:
+    """Gradients of a scalar by the tape as it stands."""
+    grads = backward(out)
+    return {n: grads.get(id(t), np.zeros(t.shape)) for n, t in tensors.items()}
+
+
+def same(a: Array, b: Array) -> bool:
+    """Equal shapes, equal numbers."""
+    return a.shape == b.shape and bool(abs(a - b).max(initial=0) <= TOLERANCE * abs(b).max())
+
+
+# ---------------------------------------------------------------- slips in a whole tensor
+
+
+def shape_slip(grads: Grads, reference: Grads) -> str:
+    """The slip behind the first tensor of a wrong shape."""
+    for name, b in reference.items():
+        a = grads.get(name)
+        if not isinstance(a, np.ndarray) or a.shape == b.shape:
+            continue
+        return "transposed" if a.shape == b.shape[::-1] else "missing sum"
+    return ""
+
+
+def direct_slip(grads: Grads, reference: Grads, before: Grads, wrong: list[str]) -> str:
+    """The first slip that turns a wrong tensor of the reference into the given one."""
+    for name in wrong:
+        a, b = grads[name], reference[name]
+        if same(a + before.get(name, 0), b) and name in before:
+            return "overwritten"
+        if same(a.T, b):
+            return "transposed"
+        if any(same(np.roll(a, n // 2, i), b) for i, n in enumerate(a.shape) if n % 2 == 0):
+            return "order"
+        scale = (a * b).sum() / max((a * a).sum(), 1e-300)
+        if same(a * scale, b):
+            return "sign" if np.isclose(scale, -1) else "factor"
+        rows = [same(x, y) for x, y in zip(a, b, strict=True)]
+        if b.ndim == 2 and name == "embed" and any(rows):
+            return "rows"
+    return ""
+
+
+# ---------------------------------------------------------------- slips inside, made on the tape
+
+
+def tape_slip(out: Tensor, tensors: dict[str, Tensor], grads: Grads, reference: Grads) -> str:
+    """The slip of the first broken tape that gives the given gradients; empty if none does."""
+    if any(factor_forgotten(grads[n], reference[n], out) for n in reference):
+        return "factor"
+    for slip in broken_tapes(out):
+        broken = read(out, tensors)
+        if max(gradient_errors(grads, broken).values()) <= TOLERANCE:
+            return slip
+    return ""
+
+
+def factor_forgotten(a: Array, b: Array, out: Tensor) -> bool:
+    """Whether a wrong tensor lacks an array of the forward pass as a factor."""
+    if same(a, b):
+        return False
+    kept = [node.value for node in topological(out) if node.ndim == a.ndim]
+    fits = [v for v in kept if all(n in (1, m) for n, m in zip(v.shape, a.shape, strict=True))]
+    return any(same(a * v, b) for v in fits)
+
+
+def broken_tapes(out: Tensor) -> Iterator[str]:
+    """Break the tape at one link after the other, naming each slip; each is mended afterwards."""
+    full, users = backward(out), {}
+    for node in topological(out):  # the row's maximum in softmax: its gradient is 0 but for noise
+        node.links = [link for link in node.links if not is_noise(link[0], full)]
+    nodes = topological(out)
+    for node in nodes:
+        for parent in {id(p): p for p, _ in node.links}.values():
+            users.setdefault(id(parent), (parent, []))[1].append(node)
+    links = {id(node): node.links for node in nodes}
+    for parent, children in users.values():
+        for child in children:
+            yield from broken_links(parent, child, full)
+            child.links = links[id(child)]
+            for other in children:  # only this child of three or more
+                if other is not child:
+                    other.links = [link for link in other.links if link[0] is not parent]
+            if len(children) > 2:
+                yield "not accumulated"
+            for other in children:
+                other.links = links[id(other)]
+
+
+def is_noise(node: Tensor, full: dict[int, Array]) -> bool:
+    """Whether a node inside the tape has a gradient of zero but for rounding."""
+    return bool(node.links) and bool(abs(full[id(node)]).max(initial=0) < 1e-12)
+
+
+def broken_links(parent: Tensor, child: Tensor, full: dict[int, Array]) -> Iterator[str]:
+    """One link: cut; its factor forgotten; its sign turned."""
+    kept = child.links
+    others = [link for link in kept if link[0] is not parent]
+    own = [back for p, back in kept if p is parent]
+    d = sum(back(full[id(child)]) for back in own)
+    spread = d.ndim and d.shape[-1] > 1 and np.ptp(d, axis=-1).max() <= 1e-12 * abs(d).max()
+    child.links = others
+    yield "missing sum" if spread else "not accumulated"
+    child.links = [*others, *((parent, lambda d, back=back: -back(d)) for back in own)]
+    yield "sign"
+    if child.shape == parent.shape:
+        child.links = [*others, (parent, lambda d: d)]
+        yield "factor"
+    child.links = kept

@@ -1,0 +1,90 @@
+"""Solutions of the exercises of lesson.md that are not functions of memt.py.
+
+The starter file ends with the text below its imports, blanked: see `starter` in tests/grade.py.
+"""
+
+import numpy as np
+
+from memt import Array, Config, Params, one_hot, rows_of  # noqa: F401
+
+# ---------------------------------------------------------------- exercises beside the model
+
+
+def tied_forward(x: Array, w: Array):
+    """y = x + relu(x w) wᵀ: one matrix, used twice. x (..., C), w (C, F) -> (..., C)."""
+    r = np.maximum(x @ w, 0)
+    return x + r @ w.T, (x, w, r)
+
+
+def tied_backward(dy: Array, cache):
+    """dy (..., C) -> dx (..., C), dw (C, F). Two lines of it are wrong: find and mend them."""
+    x, w, r = cache
+    dw = rows_of(dy).T @ rows_of(r)
+    dr = dy @ w
+    du = dr * (r > 0)
+    dw += rows_of(x).T @ rows_of(du)
+    dx = dy + du @ w.T
+    return dx, dw
+
+
+# One symbol of nine, at position 4, is exchanged. At which of the positions 0 to 8 do the logits
+# change? Lists of positions.
+REACH = {
+    "transformer, 1 layer, window 2": [2, 3, 4, 5, 6],
+    "masked, 1 layer": [4],
+    "masked, 2 layers": [0, 1, 2, 3, 4, 5, 6, 7, 8],
+    "membottleneck, 1 layer": [0, 1, 2, 3, 4, 5, 6, 7, 8],
+    "memtransformer, 1 layer, window 0": [4],
+}
+
+# Three memory rows start equal, two others differ from them and from each other. Five rows: how
+# many different ones are there ...
+EQUAL_ROWS = {
+    "in the final memory of a memtransformer": 3,
+    "in the final memory of a membottleneck": 3,
+    "in the gradient of memory": 3,
+    "in memory after one step of gradient descent": 3,
+}
+
+# Two layers, the loss is read from the sequence. Of which groups of parameters is every gradient
+# exactly zero? Lists of prefixes such as "layers.0.mem" ("controller" where it is shared).
+ZERO_GRADIENTS = {
+    "memtransformer": [],
+    "memctrl": ["layers.1.mem"],
+    "memctrl with a shared controller": [],
+    "membottleneck": [],
+}
+
+# A map of attention after softmax: rows are targets, columns sources, 2 memory rows first.
+MAP = np.array([
+    [0.05, 0.05, 0.05, 0.05, 0.05, 0.75],
+    [0.60, 0.20, 0.00, 0.10, 0.05, 0.05],
+    [0.50, 0.10, 0.05, 0.30, 0.05, 0.00],
+    [0.10, 0.20, 0.05, 0.60, 0.05, 0.00],
+    [0.05, 0.10, 0.15, 0.50, 0.10, 0.10],
+    [0.00, 0.30, 0.05, 0.60, 0.00, 0.05],
+])  # fmt: skip
+
+# Numbers of memory rows count from 0, and so do sequence positions. Shares are sums of weights.
+READING = {
+    "memory row with the larger share of WRITE": 0,
+    "memory row with the larger share of PROCESS": 1,
+    "sequence position with the largest share of READ": 0,
+    "sequence position whose column is a vertical stripe": 1,
+    "source that position 0 gets most from through memory (READ times WRITE)": 3,
+}
+
+
+def sort_task(x: Array) -> Array:
+    """A task for train_toy.TASKS: symbols (B, n) -> the same symbols, each row in rising order."""
+    return np.sort(x, axis=1)
+
+
+def without(params: Params, config: Config, gone: list[int]) -> tuple[Params, Config]:
+    """A lesion: the model without these memory tokens, the others in their old order.
+
+    Returns new params and a new config; leaves the given ones as they are.
+    """
+    kept = [m for m in range(config.memory) if m not in gone]
+    fields = {**config.__dict__, "memory": len(kept)}
+    return {**params, "memory": params["memory"][kept]}, Config(**fields)

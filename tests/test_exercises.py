@@ -1,0 +1,167 @@
+"""The exercises: each blank fails, each solution passes, and typical slips get a hint that fits."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+import memt
+
+from . import grade
+
+FULL = grade.starter(names=())
+
+
+def said(name: str, source: str) -> str:
+    """What the grader says about an exercise in a file; empty if it is solved."""
+    try:
+        grade.grade(name, source, "mine.py")
+    except grade.Wrong as wrong:
+        return str(wrong)
+    return ""
+
+
+@pytest.mark.parametrize("name", grade.EXERCISES)
+def test_the_blank_fails_and_the_solution_passes(name):
+    blank = said(name, grade.starter())
+    assert "not written yet" in blank or "not answered yet" in blank or name == "tied_backward"
+    assert blank and not said(name, FULL)
+    assert said(name, grade.starter([name]))
+    assert sys.modules["memt"] is memt  # put back
+
+
+# exercise -> right code, wrong code, a word of the hint
+SLIPS = [
+    ("softmax_backward", "p * (dp - row_sum(dp * p))", "p * dp", "missing sum"),
+    ("softmax_backward", "p * (dp - row_sum(dp * p))", "p * (row_sum(dp * p) - dp)", "sign"),
+    ("softmax_backward", "p * (dp - row_sum(dp * p))", "2 * p * (dp - row_sum(dp * p))", "factor"),
+    ("softmax_backward", "p * (dp - row_sum(dp * p))", "dp - row_sum(dp * p)", "factor"),
+    ("layernorm_backward", "(dxhat - row_sum(dxhat) / C - ", "(dxhat - ", "missing sum"),
+    ("layernorm_backward", " - xhat * (row_sum(dxhat * xhat) / C)", "", "not accumulated"),
+    ("layernorm_backward", "column_sum(dy * xhat)", "dy * xhat", "missing sum"),
+    ("layernorm_backward", "dxhat = dy.shape[-1], dy * g", "dxhat = dy.shape[-1], dy", "factor"),
+    ("layernorm_backward", "dx = rstd * (dxhat", "dx = (dxhat", "factor"),
+    ("attention_backward", "dq = ds @ k * D**-0.5", "dq = ds @ k", "factor"),
+    ("attention_backward", "(dk, dv), axis=1", "(dv, dk), axis=1", "order"),
+    ("attention_backward", "dk = ds.swapaxes(2, 3) @ q", "dk = ds @ q", "transposed"),
+    ("tied_backward", "dw += ", "dw = ", "not accumulated"),
+    ("tied_backward", "dr * (r > 0)", "dr", "factor"),
+    ("tied_backward", "dx = dy + du", "dx = du", "not accumulated"),
+    ("update_backward", "return dx + dmh, dcontext", "return dx, dcontext", "not accumulated"),
+    ("update_backward", "layernorm_backward(da + dff, c_ln1)", "layernorm_backward(da, c_ln1)",
+     "not accumulated"),
+    ("update_backward", "add_into(dp, w1=dw1", "dp.update(w1=dw1", "not accumulated"),
+    ("update_backward", "du = relu_backward(dr, c_relu)", "du = dr", "factor"),
+    ("embedding_backward", ".T @ rows_of(dseq)", ".T @ rows_of(dseq) / 2", "factor"),
+    ("embedding_backward", "return dembed, dmem.sum(axis=0)", "return dembed, dmem", "missing sum"),
+    ("embedding_backward", "    return dembed, dmem.sum(axis=0)",
+     "    dembed[tokens] = dseq\n    return dembed, dmem.sum(axis=0)", "not accumulated"),
+    ("embedding_backward", "return dembed, dmem", "return dembed.T, dmem", "transposed"),
+    ("membottleneck_backward", "update_backward(dmem + dmem_read,", "update_backward(dmem,",
+     "not accumulated"),
+    ("membottleneck_backward", "    dcontext[:, rows] += dx_seq\n", "", "not accumulated"),
+    ("membottleneck_backward", "dcontext[:, mem_rows] += dx_mem", "dcontext[:, mem_rows] = dx_mem",
+     "not accumulated"),
+    ("membottleneck_backward", "return dcontext[:, :M], dcontext[:, M:]",
+     "return -dcontext[:, :M], dcontext[:, M:]", "sign"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, right, wrong, hint", SLIPS, ids=[f"{s[0]}-{s[3]}" for s in SLIPS])
+def test_a_slip_gets_a_hint_that_fits(name, right, wrong, hint):
+    start = FULL.index(f"def {name}(")
+    end = FULL.index("\n\n\n", start)
+    assert FULL[start:end].count(right) == 1, "the slip is made in a line that is not there"
+    text = said(name, FULL[:start] + FULL[start:end].replace(right, wrong) + FULL[end:])
+    assert text.splitlines()[-1].startswith(hint) or f"\n{hint}:" in text, text
+    if "matmul" not in text:
+        assert "error  largest at" in text or "must be (" in text
+
+
+def test_every_gradient_exercise_has_three_slips():
+    names = [name for name, *_ in SLIPS]
+    assert all(names.count(n) >= 3 for n in grade.EXERCISES if n.endswith("_backward"))
+
+
+OTHERS = [
+    ("EQUAL_ROWS", "memtransformer\": 3", "memtransformer\": 5", "machine says otherwise"),
+    ("REACH", "\"masked, 1 layer\": [4]", "\"masked, 1 layer\": []", "machine says otherwise"),
+    ("ZERO_GRADIENTS", "\"memctrl\": [\"layers.1.mem\"]", "\"memctrl\": []", "otherwise"),
+    ("READING", "WRITE\": 0", "WRITE\": 1", "machine says otherwise"),
+    ("READING", "READING = {", "READING = 3\nOTHER = {", "must be a dict"),
+    ("build_mask", "mask[M:, M:][", "mask.T[M:, M:].T[", ""),
+    ("build_mask", "radius = -1 if", "radius = 0 if", "may that target see that source"),
+    ("build_mask", "> radius", ">= radius", "may that target see that source"),
+    ("build_mask", "mask[M:, M:][", "mask[:T, :T][", "may that target see that source"),
+    ("sort_task", "np.sort(x, axis=1)", "np.sort(x, axis=0)", "the answer to"),
+    ("sort_task", "np.sort(x, axis=1)", "x.sort(axis=1) or x", "input was changed"),
+    ("without", "if m not in gone", "if m in gone", "must be at least 1"),
+    ("without", "{**params, \"memory\": params[\"memory\"][kept]}",
+     "params.update(memory=params[\"memory\"][kept]) or params", "must stay as they are"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, right, wrong, text", OTHERS)
+def test_a_wrong_answer_is_refused(name, right, wrong, text):
+    assert FULL.count(right) == 1
+    answer = said(name, FULL.replace(right, wrong))
+    assert text in answer and bool(answer) == bool(text)
+
+
+def test_what_cannot_run_gets_one_message():
+    assert "mine.py, line 2" in said("softmax_backward", "import numpy\nx = (")
+    assert "ZeroDivisionError" in said("softmax_backward", "x = 1\n1 / 0\n")
+    assert "has no softmax_backward" in said("softmax_backward", "x = 1\n")
+    assert said("softmax_backward", "raise SystemExit(0)")
+
+
+def command(*arguments):
+    """The command in a process of its own."""
+    run = [sys.executable, "-m", "tests.grade", *map(str, arguments)]
+    return subprocess.run(run, cwd=grade.ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command(tmp_path):
+    mine, report = tmp_path / "mine.py", tmp_path / "report.xml"
+    assert command("start", mine).returncode == 0
+    assert mine.read_text(encoding="utf-8") == grade.starter()
+    checked = command("check", mine, "Softmax_Backward", f"--junitxml={report}")
+    assert checked.returncode == 1 and "softmax_backward is not written yet" in checked.stdout
+    assert "Traceback" not in checked.stdout + checked.stderr
+    assert len(ElementTree.parse(report).findall(".//failure")) == 1
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text("mine")
+    assert grade.start(mine, overwrite=False) == 2 and mine.read_text() == "mine"
+    assert "--overwrite" in capsys.readouterr().err
+    assert grade.start(mine, overwrite=True) == 0 and mine.read_text() != "mine"
+    assert grade.start(tmp_path / "no" / "mine.py", overwrite=False) == 2
+    assert grade.check(mine, "softmax", []) == 2 == grade.check(tmp_path / "none.py", None, [])
+
+
+def test_an_endless_loop_is_ended(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("while True: pass\n")
+    assert "did not end within 2 seconds" in grade.run_apart("softmax_backward", str(mine), 2)
+
+
+def test_a_solved_file_passes(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(FULL, encoding="utf-8")
+    assert not grade.run_apart("softmax_backward", str(mine), 60)
+
+
+def test_ending_python_is_not_passing(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("import os\nos._exit(0)\n")
+    assert "ended Python" in grade.run_apart("softmax_backward", str(mine), 20)
+
+
+@pytest.mark.parametrize("package", ["torch"])
+def test_grading_needs_no(package, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(f"import sys\nsys.modules[{package!r}] = None\n{FULL}", encoding="utf-8")
+    assert not grade.run_apart("membottleneck_backward", str(mine), 60)
