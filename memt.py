@@ -19,8 +19,6 @@ import functools
 import json
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
@@ -83,11 +81,11 @@ class Config:
 
 
 def check_size(name: str, value: int, least: int) -> None:
-    """Raise TypeError unless value is an int, ValueError if it is less than `least`."""
+    """Raise TypeError unless value is an int, ValueError unless it is in least … 2**31 - 1."""
     if type(value) is not int:
         raise TypeError(f"{name} is {value!r}: must be a whole number")
-    if value < least:
-        raise ValueError(f"{name} is {value}: must be at least {least}")
+    if not least <= value < 2**31:
+        raise ValueError(f"{name} is {value}: must be at least {least} and below 2**31")
 
 
 @functools.cache
@@ -119,7 +117,12 @@ def role_params(params: Params, config: Config, layer: int) -> dict[str, Params]
 
 
 def zero_params(config: Config, dtype=np.float32) -> Params:
-    """Name -> array of zeros, all of them views into one vector, which `flat` returns."""
+    """Name -> array of zeros, all of them views into one vector, which `flat` returns.
+
+    Raises ValueError unless dtype is float32 or float64.
+    """
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"dtype is {dtype}: must be float32 or float64")
     shapes = param_shapes(config)
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
     vector = np.zeros(ends[-1], dtype)
@@ -488,9 +491,12 @@ def model_forward(params: Params, tokens: Array, config: Config, read=None):
 def model_backward(dlogits: Array, cache) -> Params:
     """dlogits, shaped like the logits -> name -> gradient, views of one vector like the parameters.
 
-    Neither argument is changed.
+    Neither argument is changed. Raises ValueError for dlogits of another shape.
     """
     config, c_embed, c_layers, c_out, mem = cache
+    shape = (*c_out[0].shape[:-1], config.symbols)
+    if dlogits.shape != shape:
+        raise ValueError(f"dlogits have shape {dlogits.shape}: must be {shape}")
     grads = zero_params(config, mem.dtype)
     dseq, dout_w, dout_b = linear_backward(dlogits, c_out)
     dmem = np.zeros_like(mem)  # nothing reads the final memory
@@ -519,6 +525,8 @@ def check_inputs(params: Params, tokens: Array, config: Config, read):
         if name not in params or params[name].shape != shape:
             found = f"have shape {params[name].shape}" if name in params else "are missing"
             raise ValueError(f"params {name!r} {found}: must have shape {shape} for this config")
+    if len({p.dtype for p in params.values()}) > 1:
+        raise ValueError("params have several types: must be all float32 or all float64")
     tokens = check_ids("tokens", tokens, config.symbols + 1)
     if tokens.ndim != 2:
         raise ValueError(f"tokens have shape {tokens.shape}: must be (batch, positions)")
@@ -567,8 +575,11 @@ def final_memory(cache) -> Array:
 
 
 def save(path: str | os.PathLike, params: Params, config: Config) -> None:
-    """Write parameters and configuration to one .npz; written beside and renamed when whole."""
-    arrays = {"config": np.array(json.dumps(asdict(config))), **params}
+    """Write parameters and configuration to one .npz; written beside and renamed when whole.
+
+    Raises ValueError for what `load` would refuse: parameters of another shape or type, NaN.
+    """
+    arrays = {"config": np.array(json.dumps(asdict(config))), **fill_params(config, params)}
     write_whole(path, lambda file: np.savez(file, **arrays))
 
 
@@ -593,26 +604,25 @@ def load(path: str | os.PathLike) -> tuple[Params, Config]:
     arrays = read_npz(path)
     try:
         config = Config(**json.loads(str(arrays.pop("config"))))
-        if config.layers > len(arrays) or param_shapes(config).keys() != arrays.keys():
-            raise ValueError("its parameters are not those of its configuration")
+        if config.layers > len(arrays):
+            raise ValueError("it has fewer parameters than layers")
         return fill_params(config, arrays), config
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is not a memt model: {error}") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a memt model: {reason(error)}") from None
 
 
 def fill_params(config: Config, arrays: Mapping[str, Array]) -> Params:
     """Arrays, checked, as parameters that share one vector. Raises ValueError."""
+    if param_shapes(config).keys() != arrays.keys():
+        raise ValueError("the parameters are not those of the configuration")
     dtype = arrays["embed"].dtype
-    if dtype not in (np.float32, np.float64):
-        raise ValueError(f"embed is {dtype}: must be float32 or float64")
+    params = zero_params(config, dtype)
     for name, shape in param_shapes(config).items():
         if arrays[name].shape != shape or arrays[name].dtype != dtype:
             raise ValueError(f"{name} must have shape {shape} and type {dtype}")
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} holds NaN or infinity")
-    params = zero_params(config, dtype)
-    for name, p in params.items():
-        p[...] = arrays[name]
+        params[name][...] = arrays[name]
     return params
 
 
@@ -620,9 +630,18 @@ def read_npz(path: str | os.PathLike) -> dict[str, Array]:
     """All arrays of an .npz, without pickle. Raises FileNotFoundError, or ValueError if damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            if sum(part.file_size for part in file.zip.infolist()) > os.path.getsize(path):
+                raise ValueError("it claims to hold more than it does")  # we never compress
+            arrays = dict(file)
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a part of it is not an array")
+        return arrays
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, zlib.error,
-            zipfile.BadZipFile, NotImplementedError, AttributeError) as error:  # fmt: skip
-        raise ValueError(f"{os.fspath(path)!r} is not a readable .npz file: {error}") from None
+    except Exception as error:  # damaged bytes make zip, NumPy and its parser raise anything
+        raise ValueError(f"{os.fspath(path)!r} is not a readable .npz: {reason(error)}") from None
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line of bounded length."""
+    return " ".join(str(error).split())[:200]

@@ -239,16 +239,18 @@ def read_checkpoint(out: Path) -> tuple[Settings, State]:
     try:
         about = json.loads(str(arrays["about"]))
         s = Settings(**about["settings"])
+        if arrays["vector"].size != sum(map(math.prod, memt.param_shapes(s.config()).values())):
+            raise ValueError("vector does not fit its settings")
         state = start(s)
         for array, name in ((memt.flat(state.params), "vector"), (state.m, "m"), (state.v, "v")):
             if arrays[name].shape != array.shape or not np.isfinite(arrays[name]).all():
                 raise ValueError(f"{name} does not fit its settings")
             array[:] = arrays[name]
         state.step, state.seconds = int(about["step"]), float(about["seconds"])
-        state.log = [(int(row[0]), *map(float, row[1:])) for row in about["log"]]
+        state.log = [(int(n), float(x), float(y), float(z)) for n, x, y, z in about["log"]]
         return s, state
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{str(path)!r} is not a checkpoint: {error}") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is not a checkpoint: {memt.reason(error)}") from None
 
 
 def write_result(out: Path, s: Settings, state: State, scores) -> dict:
@@ -338,10 +340,10 @@ def draw(out: Path, s: Settings, state: State) -> str:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print; when the reader of a pipe has gone, go on without it."""
+    """Print; where nobody can read it (a closed pipe, a full disk), go on without."""
     try:
         print(text, end=end, flush=True)
-    except BrokenPipeError:
+    except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
@@ -350,7 +352,7 @@ class Progress:
 
     def __init__(self, s: Settings, first_step: int):
         self.s, self.first, self.began, self.last = s, first_step, time.perf_counter(), 0.0
-        self.terminal = sys.stdout.isatty()
+        self.terminal = sys.stdout is not None and sys.stdout.isatty()
 
     def show(self, state: State, final: bool = False) -> None:
         """Print if it is time to."""
@@ -426,7 +428,6 @@ def prepare(given: dict) -> tuple[Path, Settings, State]:
         raise ValueError("--resume and --overwrite exclude each other: give one")
     if held and not resume and not overwrite:
         raise ValueError(f"{str(out)!r} holds a run: give --resume, --overwrite or another --out")
-    out.mkdir(parents=True, exist_ok=True)
     if resume and "checkpoint.npz" in held:
         s, state = read_checkpoint(out)
         for name, value in given.items():
@@ -434,9 +435,11 @@ def prepare(given: dict) -> tuple[Path, Settings, State]:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} is {value}, the run has {getattr(s, name)}: omit it")
         return out, s, state
+    state = start(s)  # first: where it can't be had, nothing is lost
+    out.mkdir(parents=True, exist_ok=True)
     for name in held:
         (out / name).unlink()
-    return out, s, start(s)
+    return out, s, state
 
 
 def run(out: Path, s: Settings, state: State) -> int:
@@ -486,13 +489,15 @@ def main() -> int:
     parser = make_parser()
     given = vars(parser.parse_args())
     keep_heap()
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="replace")  # a directory's name that it can't show
     try:
         out, s, state = prepare(given)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         parser.error(str(error))
     try:
         return run(out, s, state)
-    except (FloatingPointError, OSError, MemoryError) as error:
+    except (FloatingPointError, OSError, MemoryError, ValueError) as error:
         say("")
         print(f"train_toy.py: stopped: {error}; {out / 'checkpoint.npz'} is kept", file=sys.stderr)
         return 1

@@ -128,6 +128,60 @@ def test_a_foreign_or_damaged_file(content, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model.npz"], "something in the file was executed"
 
 
+def deep_config():
+    return npz({**arrays(), "config": np.array("[" * 100_000)})
+
+
+def with_member(name, content, compress=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compress) as whole:
+        whole.writestr(name, content)
+    return file.getvalue()
+
+
+def header(text):
+    """An .npy whose header is that text."""
+    text = text.ljust(118).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+ODD = {
+    "deep json": deep_config(),
+    "no npy": with_member("embed.npy", b"hello"),
+    "a header that does not parse": with_member("embed.npy", header("{'descr'(((")),
+    "a header beyond integers": with_member(
+        "embed.npy", header("{'descr': '<f8', 'fortran_order': False, 'shape': (10**30,)}")
+    ),
+    "a bomb": with_member("embed.npy", bytes(10**7), zipfile.ZIP_DEFLATED),
+    "an unknown field of two lines": with_config(**{"a\nb": 1}),
+    "a long name": with_config(variant="x" * 30_000),
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_an_odd_file(content, tmp_path, monkeypatch):
+    test_a_foreign_or_damaged_file(content, tmp_path, monkeypatch)
+    with pytest.raises(ValueError) as error:
+        memt.load("model.npz")
+    assert len(str(error.value)) < 300
+
+
+def test_save_refuses_what_load_would(tmp_path):
+    config, path = memt.Config(), tmp_path / "model.npz"
+    params = memt.init_params(config, np.random.default_rng(0))
+    memt.save(path, params, config)
+    before = path.read_bytes()
+    for bad, message in [
+        ({**params, "out_b": np.full(10, np.nan, np.float32)}, "out_b holds NaN"),
+        ({**params, "out_b": np.ones(9, np.float32)}, "out_b must have shape"),
+        ({**params, "more": np.ones(9)}, "not those of the configuration"),
+        ({n: p.astype(np.float16) for n, p in params.items()}, "dtype is float16"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            memt.save(path, bad, config)
+    assert path.read_bytes() == before
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         memt.load(tmp_path / "model.npz")

@@ -395,6 +395,7 @@ BAD_CONFIGS = [
     ({"heads": 0}, ValueError, "heads is 0"),
     ({"symbols": 0}, ValueError, "symbols is 0"),
     ({"hidden": -1}, ValueError, "hidden is -1"),
+    ({"hidden": 2**40}, ValueError, "hidden is 1099511627776.*below"),
     ({"width": 32.0}, TypeError, "width is 32.0"),
     ({"layers": True}, TypeError, "layers is True"),
     ({"window": 2}, ValueError, "window is 2.*membottleneck has none"),
@@ -434,6 +435,19 @@ def test_bad_inputs(given, message):
     given = {"params": params, "tokens": np.zeros((2, 4), int), "config": config, **given}
     with pytest.raises(ValueError, match=message):
         memt.model_forward(**given)
+
+
+def test_bad_types_and_gradients():
+    config = memt.Config(**SIZES, memory=5)
+    with pytest.raises(ValueError, match="must be float32 or float64"):
+        memt.init_params(config, np.random.default_rng(0), int)
+    params = memt.init_params(config, np.random.default_rng(0))
+    mixed = {**params, "out_b": params["out_b"].astype(np.float64)}
+    with pytest.raises(ValueError, match="several types"):
+        memt.model_forward(mixed, np.zeros((2, 4), int), config)
+    logits, cache = memt.model_forward(params, np.zeros((2, 4), int), config)
+    with pytest.raises(ValueError, match=r"dlogits have shape \(4, 2, 6\): must be \(2, 4, 6\)"):
+        memt.model_backward(logits.swapaxes(0, 1), cache)
 
 
 def test_bad_targets():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,8 @@ BAD_ARGUMENTS = {
     "--heads=5": "width is 8: must be even and a multiple of heads (5)",
     "--hidden=0": "hidden is 0",
     "--layers=0": "layers is 0",
+    "--batch=100000000000000000000": "below 2**31",
+    "--steps=99999999999": "below 2**31",
     "--window=2": "window is 2",
     "--variant=masked --share-controller": "share_controller is True",
     "--variant=transformer --memory=2": "memory is 2",
@@ -275,6 +278,60 @@ def test_bad_places(tmp_path, monkeypatch, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3 and "checkpoint.npz' is not a" in errors[2]
     assert (tmp_path / "run/checkpoint.npz").read_bytes() == b"broken"
+
+
+def test_overwriting_with_what_cannot_be_had_loses_nothing(tmp_path, monkeypatch, capsys):
+    arguments = [*ARGUMENTS, "--out", tmp_path / "run"]
+    assert command(monkeypatch, *arguments) == 0
+    before = sorted(os.listdir(tmp_path / "run"))
+    assert command(monkeypatch, *arguments, "--overwrite", "--hidden=2000000000") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path / "run")) == before
+
+
+def damaged_checkpoint(out, **changes):
+    about = {"settings": asdict(default_settings(**TINY)), "step": 25, "seconds": 1.0, "log": []}
+    vector = memt.flat(train_toy.start(default_settings(**TINY)).params)
+    arrays = {"about": np.array(json.dumps(about | changes)), "m": vector, "v": vector}
+    np.savez(out / "checkpoint.npz", vector=vector, **arrays)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": float("inf")},
+        {"log": [[25]]},
+        {"log": 3},
+        {"settings": {"depth": 3}},
+        {"settings": {"hidden": 2_000_000_000}},
+        {"settings": {"width": 16}},
+    ],
+    ids=str,
+)
+def test_a_damaged_checkpoint(changes, tmp_path):
+    damaged_checkpoint(tmp_path)
+    assert train_toy.read_checkpoint(tmp_path)[1].step == 25
+    damaged_checkpoint(tmp_path, **changes)
+    with pytest.raises(ValueError, match=r"checkpoint.npz' is not a checkpoint") as error:
+        train_toy.read_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stdout", ["closed", "full", "ascii"])
+def test_output_that_nobody_can_read(stdout, tmp_path):
+    """A run is not lost for a line of progress."""
+    run = [*SCRIPT, *ARGUMENTS, "--out", str(tmp_path / "Lauf ü")]
+    target, environment = subprocess.PIPE, dict(os.environ)
+    if stdout == "full" and os.path.exists("/dev/full"):
+        target = open("/dev/full", "w")  # noqa: SIM115
+    if stdout == "closed":
+        code = "import os, runpy, sys; sys.stdout = None; sys.argv = sys.argv[1:]; "
+        run[1:1] = ["-c", code + "runpy.run_path(sys.argv[0], run_name='__main__')"]
+    if stdout == "ascii":
+        environment["PYTHONIOENCODING"] = "ascii"
+    ended = subprocess.run(run, stdout=target, stderr=subprocess.PIPE, env=environment)
+    assert ended.returncode == 0 and ended.stderr == b""
+    assert (tmp_path / "Lauf ü/result.json").exists()
 
 
 def test_help_shows_the_defaults(monkeypatch, capsys):
