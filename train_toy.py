@@ -499,7 +499,9 @@ def main() -> int:
         return run(out, s, state)
     except (FloatingPointError, OSError, MemoryError, ValueError) as error:
         say("")
-        print(f"train_toy.py: stopped: {error}; {out / 'checkpoint.npz'} is kept", file=sys.stderr)
+        checkpoint = out / "checkpoint.npz"
+        kept = f"; {checkpoint} is kept" if checkpoint.exists() else ""
+        print(f"train_toy.py: stopped: {error}{kept}", file=sys.stderr)
         return 1
 
 
