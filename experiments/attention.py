@@ -1,7 +1,7 @@
 """Read attention maps: the share of each block, its shape, and the road through memory.
 
     python -m experiments.attention                       # trains models and draws the first
-    python -m experiments.attention runs/…/model.npz      # one model: a table, and map.png beside it
+    python -m experiments.attention runs/…/model.npz      # one model: table, and map.png beside it
 
 [reported] are the shapes; the scores (experiments/shapes.py), the shares and the road are ours.
 """
@@ -130,7 +130,7 @@ def on_answer(way: memt.Array, s: common.Settings) -> tuple[float, float]:
 
 
 def run(job: common.Job) -> common.Job:
-    """Train and look. `road` and `beside` are those of `on_answer` for the layer with the best road.
+    """Train and look. `road` and `beside` are those of `on_answer`, for the layer with the best.
 
     `road_shape`: the shape of that road from symbols to slots; `found`: layer.head, strongest
     block, its share in % and its shape; `with_shape`: heads of which any block has the answer's.
@@ -190,7 +190,7 @@ def picture(path: Path, title: str, note: str, config: memt.Config, maps, roads,
             axes.text(0.5, 0.5, "written,\nnever read", ha="center", va="center")
             axes.axis("off")
             continue
-        part = way[n:, :n] if T == 2 * n else way
+        part = way[n:, :n] if 2 * n == T else way
         show(axes, part, 0)
         axes.set_title(f"ROAD\nsymbol → slot\n{shapes.name(part)}", fontsize=14, weight="bold")
     for text, (x, y) in {"PROCESS": (0, 0), "WRITE": (M, 0), "READ": (0, M)}.items():
@@ -201,10 +201,9 @@ def picture(path: Path, title: str, note: str, config: memt.Config, maps, roads,
 
 def draw(rows: list[common.Row], out: Path) -> None:
     """The first job's model, trained again; the title and note count over all seeds."""
-    names = list(common.toy_job("membottleneck"))
-    own = [r for r in rows if (r["variant"], r["task"]) == KINDS[0]]
+    own = [r for r in rows if r["variant"] == "membottleneck" and r["task"] == "reverse"]
     given = {"steps": int(own[0]["steps"]), "seed": int(own[0]["seed"])}
-    s, _, maps, roads = trained_maps({n: common.toy_job(*KINDS[0][:1], **given)[n] for n in names})
+    s, _, maps, roads = trained_maps(common.toy_job("membottleneck", **given))
     seen = sum(int(r["with_shape"]) for r in own)
     heads = sum(int(r["heads_total"]) for r in own)
     roads_seen = sum(r["road_shape"] == "anti-diagonal" for r in own)
@@ -215,7 +214,7 @@ def draw(rows: list[common.Row], out: Path) -> None:
     )
     note = (
         f"membottleneck, reverse, n = 10, M = 10, seed {own[0]['seed']} of {len(own)}, mean of "
-        f"{train_toy.TEST_ON} test sequences, root scale 0 to 1; memory sorted by what it writes;\n"
+        f"{train_toy.TEST_ON} test sequences, root scale 0 to 1;\nmemory sorted by what it writes; "
         f"road weight to the right symbol {right:.2f}, to another {beside:.3f} (mean of all seeds)"
     )
     picture(out / "attention.png", title, note, s.config(), maps, roads, s.length)
@@ -249,7 +248,7 @@ def read_model(path: Path, n: int, out: Path) -> None:
     tokens, _ = train_toy.make_batch(s, train_toy.TEST_ON, train_toy.TEST)
     maps, roads = look(params, config, tokens, n)
     out.mkdir(parents=True, exist_ok=True)
-    note = f"{n} symbols, M = {config.memory}, mean of {train_toy.TEST_ON} random sequences, root scale"
+    note = f"{n} symbols, M = {config.memory}, mean of {train_toy.TEST_ON} random sequences"
     picture(out / "map.png", f"{config.variant}: where it looks", note, config, maps, roads, n)
     print(f"{table(maps, config, n)}\npicture: {out / 'map.png'}")
 

@@ -118,8 +118,8 @@ def gains(rows: list[common.Row]) -> dict[tuple[str, str], np.ndarray]:
     by = {k: r[0] for k, r in common.group(rows, "task", "model", "seed").items()}
     seeds = [seed for (seed,) in common.group(rows, "seed")]
 
-    def symbol(*k):
-        return np.array([100 * float(by[*k, seed]["symbol"]) for seed in seeds])
+    def symbol(task, model):
+        return np.array([100 * float(by[task, model, seed]["symbol"]) for seed in seeds])
 
     return {
         (task, base): symbol(task, "memtransformer") - symbol(task, base)
@@ -149,15 +149,26 @@ def level(rows: list[common.Row], task: str) -> float:
     return 100 * common.numbers(own, "symbol").mean()
 
 
+def local_level(rows: list[common.Row], window: str, memory: str, layers: str = "2") -> float:
+    """Mean symbol accuracy in %."""
+    own = [r for r in rows if (r["window"], r["memory"], r["layers"]) == (window, memory, layers)]
+    return 100 * common.numbers(own, "symbol").mean()
+
+
 def draw(rows: list[common.Row], out) -> None:
     """Both parts."""
-    clear = sum(
-        g.mean() > common.interval(g) for g in gains([r for r in rows if not r["window"]]).values()
-    )
-    window3 = {r["memory"]: [] for r in rows}
+    found = gains([row for row in rows if not row["window"]]).values()
+    better = sum(gain.mean() > common.interval(gain) for gain in found)
+    worse = sum(-gain.mean() > common.interval(gain) for gain in found)
+    window, least, most = "1", "0", max((r["memory"] for r in rows if r["window"]), key=int)
+    low, high = (local_level(rows, window, M) for M in (least, most))
     figure, grid = common.slide(
-        f"{clear}",
-        "",
+        f"Local attention (window {window}): {low:.0f} % without memory, {high:.0f} % with M = {most}."
+        "\n"
+        f"Global: {better} of {len(found)} comparisons gain clearly, {worse} lose",
+        f"n = 10, 10 symbols, {rows[0]['steps']} steps, {len(common.group(rows, 'seed'))} seeds; "
+        "left: width 32, mean and range; bars: what two windows reach, the\nrest guessed; right: "
+        "width 16, M = 10, mean and 95 % interval (clearly: without 0), in brackets: symbols right",
         columns=2,
         width_ratios=(5, 6),
     )

@@ -36,25 +36,23 @@ def bits(n: int) -> float:
     return n * math.log2(10)
 
 
-def least_memory(rows: list[common.Row]) -> str:
+def least_memory(rows: list[common.Row], variant: str, n: str) -> str:
     """The least M whose mean symbol accuracy is at least PASS, as text."""
-    means = {int(M): common.numbers(r, "symbol").mean() for (M,), r in
-             common.group(rows, "memory").items()}  # fmt: skip
-    enough = [M for M, mean in means.items() if mean >= PASS]
-    return f"M = {min(enough)}" if enough else f"more than {max(means)}"
+    own = [row for row in rows if (row["variant"], row["length"]) == (variant, n)]
+    by_memory = {int(M): r for (M,), r in common.group(own, "memory").items()}
+    enough = [M for M, r in by_memory.items() if common.numbers(r, "symbol").mean() >= PASS]
+    return f"M = {min(enough)}" if enough else f"M > {max(by_memory)}"
 
 
 def draw(rows: list[common.Row], out) -> None:
     """Accuracy against M, a line for each n."""
-    most = max(rows, key=lambda r: int(r["length"]))["length"]
-    needs = [f"{least_memory([r for r in rows if (r['variant'], r['length']) == (v, most)])} ({v})"
-             for v in LAYERS]  # fmt: skip
-    seeds = len(common.group(rows, "seed"))
-    title = f"Longer sequences need more memory:\n{most} symbols need {' or '.join(needs)}"
+    most = max((row["length"] for row in rows), key=int)
+    needs = {v: least_memory(rows, v, most) for v in LAYERS}
     figure, grid = common.slide(
-        title,
+        f"To get {100 * PASS:.0f} % of {most} symbols right, a membottleneck needs\n"
+        f"{needs['membottleneck']} memory tokens, a masked model {needs['masked']}",
         f"reverse, 10 symbols, width 32, at most {rows[0]['steps']} steps; mean and range of "
-        f"{seeds} seeds; need: {PASS:.0%} of symbols right;\n"
+        f"{len(common.group(rows, 'seed'))} seeds;\n"
         "bits: n·log2(10), all of which must pass through the M vectors",
         columns=2,
         sharey=True,
@@ -69,12 +67,12 @@ def draw(rows: list[common.Row], out) -> None:
             label = f"n = {n}: {bits(int(n)):.0f} bits"
             common.line(axes, [int(M) for (M,), _ in by_memory], values, i, label=label)
         axes.axhline(10, color="0.4", linestyle=":", lw=2)
-        axes.text(1, 11, "chance", color="0.3")
+        axes.text(1, 2, "chance", color="0.3")
         axes.set_xscale("log", base=2)
         axes.set(xticks=MEMORY, xticklabels=MEMORY, xlabel="memory tokens M", ylim=(0, 103))
         axes.set_title(f"{variant}, {layers} layers")
     grid[0, 0].set_ylabel("symbols right (%)")
-    grid[0, 1].legend(loc="lower right", frameon=False)
+    grid[0, 1].legend(loc="lower right")
     common.save(figure, out / "capacity.png")
 
 

@@ -147,6 +147,19 @@ def interval(values: np.ndarray) -> float:
     return T_QUANTILES[min(n, 11) - 2] * values.std(ddof=1) / n**0.5 if n > 1 else float("nan")
 
 
+def complete(rows: list[Row], jobs: list[Job]) -> list[Row]:
+    """The rows of these jobs with any seed, in their order, by seed.
+
+    Without the seeds for which some are missing.
+    """
+    names = [name for name in jobs[0] if name != "seed"]
+    kinds = list(dict.fromkeys(key(job, "seed") for job in jobs))
+    known = {(int(r["seed"]), kinds.index(k)): r for r in rows
+             if (k := tuple(r[n] for n in names)) in kinds}  # fmt: skip
+    rows = [row for _, row in sorted(known.items(), key=lambda item: item[0])]
+    return [row for own in group(rows, "seed").values() if len(own) == len(kinds) for row in own]
+
+
 # ---------------------------------------------------------------- running
 
 
@@ -219,7 +232,7 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 def main(name: str, parser: argparse.ArgumentParser, jobs, run, draw) -> int:
     """A whole experiment: 0 done, 1 a run failed, 2 bad arguments, 130 interrupted.
 
-    Draws the rows of its jobs with any seed, so that joined CSVs count in full.
+    Draws every seed that has all its rows, so that joined CSVs count in full.
     """
     args = parser.parse_args()
     args.seeds = args.seeds or range(2 if args.quick else 5)
@@ -234,8 +247,7 @@ def main(name: str, parser: argparse.ArgumentParser, jobs, run, draw) -> int:
     have = {tuple(row[n] for n in wanted[0]) for row in rows}
     try:
         run_all(path, [job for job in wanted if key(job) not in have], run, args.jobs)
-        kinds, names = {key(job, "seed") for job in wanted}, [n for n in wanted[0] if n != "seed"]
-        draw([r for r in read_rows(path) if tuple(r[n] for n in names) in kinds], out)
+        draw(complete(read_rows(path), wanted), out)
     except KeyboardInterrupt:
         say(f"stopped; the same command goes on from {path}")
         return 130

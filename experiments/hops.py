@@ -45,34 +45,30 @@ def run(job: common.Job) -> common.Job:
 
 
 def draw(rows: list[common.Row], out) -> None:
-    """A dot per seed and a bar for the mean."""
+    """A bar for the mean, a dot per seed, the reach inside or above."""
     rows = sorted(rows, key=lambda row: int(row["layers"]))
     groups = common.group(rows, "variant", "layers")
     means = {g: 100 * common.numbers(r, "symbol").mean() for g, r in groups.items()}
-    seeds = len(common.group(rows, "seed"))
     figure, grid = common.slide(
-        f"One masked layer stays at chance ({means['masked', '1']:.0f} %): it reads the memory before\n"
-        f"it is written. One membottleneck layer gets {means['membottleneck', '1']:.0f} % of symbols",
-        f"reverse, n = 10, 10 symbols, M = 16, width 32, at most {rows[0]['steps']} steps; bars: mean of "
-        f"{seeds} seeds, dots: each seed;\nreach: pairs of input and slot in which a change of the "
-        "input moves the slot's output",
+        f"A masked layer reads memory before it is written: one gets\n{means['masked', '1']:.0f} % "
+        f"of symbols (chance), one membottleneck layer {means['membottleneck', '1']:.1f} %",
+        f"reverse, n = 10, 10 symbols, M = 16, width 32, at most {rows[0]['steps']} steps; "
+        f"bars: mean of {len(common.group(rows, 'seed'))} seeds, dots: each seed;\n"
+        "reach: pairs of input and slot in which a change of the input moves the slot's output",
     )
     axes = grid[0, 0]
     for (variant, layers), own in groups.items():
         i = ("masked", "membottleneck").index(variant)
         x, values = int(layers) + 0.4 * i - 0.2, 100 * common.numbers(own, "symbol")
-        label = variant if layers == "1" else None
-        axes.bar(x, values.mean(), 0.36, color=common.VARIANT_COLORS[variant], label=label)
+        axes.bar(x, values.mean(), 0.38, color=common.VARIANT_COLORS[variant])
         spread = x + np.linspace(-0.08, 0.08, len(values))
         axes.plot(spread, values, "o", color="black", markersize=6, clip_on=False)
-        text = f"reach\n{100 * common.numbers(own, 'reach').mean():.0f} %"
-        axes.text(x, 3, text, ha="center", color="white", weight="bold")
-    axes.axhline(10, color="0.4", linestyle=":", lw=2)
-    axes.text(0.55, 12, "chance", color="0.3")
-    axes.set(
-        xticks=LAYERS, xlabel="layers", ylabel="symbols right (%)", ylim=(0, 103), xlim=(0.5, 3.5)
-    )
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.95))
+        text = f"{variant}\nreach {100 * common.numbers(own, 'reach').mean():.0f} %"
+        axes.text(x, 18, text, ha="center", va="bottom", rotation=90, weight="bold")
+    axes.axhline(10, color="black", linestyle=":", lw=2)
+    axes.text(3.42, 11.5, "chance", ha="left")
+    axes.set(xticks=LAYERS, xlabel="layers", ylabel="symbols right (%)")
+    axes.set(ylim=(0, 103), xlim=(0.5, 3.7))
     common.save(figure, out / "hops.png")
 
 

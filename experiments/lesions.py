@@ -115,10 +115,11 @@ def draw(rows: list[common.Row], out) -> None:
     seeds = len(common.group(rows, "seed"))
     left = {v: left_over(rows, v, "random") for v in VARIANTS}
     figure, grid = common.slide(
-        f"With one memory token of ten left, symbols right fall to {left['membottleneck']:.0f} % in the\n"
-        f"bottleneck, {left['memtransformer']:.0f} % in a MemTransformer, {left['memctrl']:.0f} % in MemCtrl",
-        f"copy and reverse, n = 10, M = 10, width 32, 2 layers, trained until solved; mean and range "
-        f"of 2 tasks × {seeds} seeds,\nevery point from {rows[0]['lesioned_on']} test sequences",
+        f"Nine of ten memory tokens removed: bottleneck {left['membottleneck']:.0f} % of symbols\n"
+        f"right, MemTransformer {left['memtransformer']:.0f} %, MemCtrl {left['memctrl']:.0f} %",
+        f"copy and reverse, n = 10, M = 10, width 32, 2 layers, trained until solved; mean and "
+        f"range of 2 tasks × {seeds} seeds,\n"
+        f"every point from {rows[0]['lesioned_on']} test sequences",
         columns=len(VARIANTS),
         sharey=True,
     )
