@@ -101,7 +101,7 @@ def make_batch(s: Settings, size: int, stream: int, step: int = 0) -> tuple[Arra
     """Tokens (size, 2n) and targets (size, n), int64; the same for the same arguments."""
     rng = np.random.default_rng([s.seed, stream, step])
     x = rng.integers(s.symbols, size=(size, s.length))
-    return np.hstack((x, np.full_like(x, s.symbols))), TASKS[s.task](x)
+    return np.hstack((x, np.full_like(x, s.symbols))), np.ascontiguousarray(TASKS[s.task](x))
 
 
 def slots(s: Settings) -> slice:
