@@ -381,36 +381,40 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+NUMBERS = {
+    "memory": "memory tokens, M",
+    "length": "symbols in a sequence, n (10)",
+    "symbols": "size of the alphabet (10)",
+    "width": "numbers per row, C",
+    "heads": "attention heads, H",
+    "hidden": "width inside the feed-forward net, F",
+    "layers": "layers, L",
+    "window": "radius within which sequence rows see each other (no limit)",
+    "steps": "most training steps; a run stops when it is solved",
+    "batch": "sequences per step",
+    "seed": "of data and initial parameters (0)",
+}
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Options without defaults: those depend on the variant."""
-    own = "\n".join(
-        f"  {v:<15}" + "".join(f" --{n} {getattr(default_settings(v), n)}" for n in
-        ("memory", "layers", "width", "heads", "hidden", "batch", "lr", "steps"))
-        for v in memt.VARIANTS
-    )  # fmt: skip
+    shown = ("memory", "layers", "width", "heads", "hidden", "batch", "lr", "steps")
+    defaults = [(v, default_settings(v)) for v in memt.VARIANTS]
+    own = (f"  {v:<15} {' '.join(f'--{n} {getattr(s, n)}' for n in shown)}" for v, s in defaults)
     parser = Parser(
         description="Train a Memory Transformer on a toy task and draw what its memory does.",
-        epilog=f"defaults by variant:\n{own}\n",
+        epilog="defaults by variant:\n" + "\n".join(own),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    known, s = parser.add_argument, Settings()
-    known("--task", choices=TASKS, help=f"what to learn ({s.task})")
-    known("--variant", help=f"{', '.join(memt.VARIANTS)} ({s.variant})")
-    known("--memory", type=int, help="memory tokens, M")
-    known("--length", type=int, help=f"symbols in a sequence, n ({s.length})")
-    known("--symbols", type=int, help=f"size of the alphabet ({s.symbols})")
-    known("--width", type=int, help="numbers per row, C")
-    known("--heads", type=int, help="attention heads, H")
-    known("--hidden", type=int, help="width inside the feed-forward net, F")
-    known("--layers", type=int, help="layers, L")
-    known("--share-controller", action="store_true", help="one memory update for all layers")
-    known("--window", type=int, help="radius within which sequence rows see each other (no limit)")
-    known("--steps", type=int, help="most training steps; a run stops when it is solved")
-    known("--batch", type=int, help="sequences per step")
+    known = parser.add_argument
+    known("--task", choices=TASKS, help="what to learn (reverse)")
+    known("--variant", help=f"{', '.join(memt.VARIANTS)} (membottleneck)")
+    for name, text in NUMBERS.items():
+        known(f"--{name}", type=int, help=text)
     known("--lr", type=float, help="largest learning rate of Adam")
-    known("--seed", type=int, help=f"of data and initial parameters ({s.seed})")
+    known("--share-controller", action="store_true", help="one memory update for all layers")
     known("--out", type=Path, help="directory to write (runs/TASK-VARIANT-SEED)")
     known("--resume", action="store_true", help="go on from the checkpoint in the directory")
     known("--overwrite", action="store_true", help="replace the run in the directory")
