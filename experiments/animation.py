@@ -12,7 +12,7 @@ from matplotlib.animation import PillowWriter
 from experiments import attention, common
 from experiments.common import np, train_toy
 
-EVERY, LOOK_ON, HOLD = 20, 100, 25  # steps per frame, test sequences, frames that stay at the end
+EVERY, LOOK_ON, HOLD = 25, 100, 16  # steps per frame, test sequences, frames that stay at the end
 
 
 def film(job: common.Job):
@@ -55,8 +55,9 @@ def stage(s: common.Settings, frames: list):
         if not column:
             axes.set_ylabel(f"layer {layer + 1}", fontsize=15)
     images = [axes.images[0] for axes in grid.flat]
-    for text, (x, y) in {"PROCESS": (0, 0), "WRITE": (s.memory, 0), "READ": (0, s.memory)}.items():
-        grid[0, 0].text(x, y, text, color="white", fontsize=9, weight="bold", va="top")
+    for image in images:
+        image.set_cmap(common.matplotlib.colormaps["cividis"].resampled(10))  # a smaller file
+    attention.name_blocks(grid[0, 0], s.memory, s.memory + 2 * n, 9)
     below = figure.add_axes((0.1, 0.1, 0.88, 0.12), ylim=(0, 105), xlim=(0, frames[-1][0]))
     below.set_ylabel("sequences\nright (%)", fontsize=12)
     below.set_xlabel("training step", fontsize=12)
@@ -69,8 +70,8 @@ def draw(s: common.Settings, frames: list, path: Path) -> None:
     """Write the GIF, beside and renamed."""
     common.matplotlib.rcParams.update({"font.size": 12})
     figure, images, curve, title = stage(s, frames)
-    writer, part = PillowWriter(fps=8), path.with_suffix(".part.gif")
-    with writer.saving(figure, part, dpi=80):
+    writer, part = PillowWriter(fps=6), path.with_suffix(".part.gif")
+    with writer.saving(figure, part, dpi=72):
         for i, (step, exact, maps, roads) in enumerate(frames):
             for layer in range(s.layers):
                 row = [*maps[layer], roads[layer][s.length :, : s.length]]

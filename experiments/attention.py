@@ -166,6 +166,14 @@ def show(axes, weights: memt.Array, M: int) -> None:
         axes.axvline(M - 0.5, color="white", lw=2)
 
 
+def name_blocks(axes, M: int, size: int, points: float) -> None:
+    """Write PROCESS, WRITE and READ into a map (size, size)."""
+    style = {"color": "white", "fontsize": points, "weight": "bold", "va": "top"}
+    axes.text(0, 0, "PROCESS", **style)
+    axes.text(size - 1, 0, "WRITE", ha="right", **style)
+    axes.text(M + 0.5, M + 1, "← READ", **style)
+
+
 def panel_title(weights: memt.Array, even: memt.Array, M: int, n: int) -> str:
     """Share of the strongest block, and its shape."""
     block = strongest(weights, even, M)
@@ -193,8 +201,7 @@ def picture(path: Path, title: str, note: str, config: memt.Config, maps, roads,
         part = way[n:, :n] if 2 * n == T else way
         show(axes, part, 0)
         axes.set_title(f"ROAD\nsymbol → slot\n{shapes.name(part)}", fontsize=14, weight="bold")
-    for text, (x, y) in {"PROCESS": (0, 0), "WRITE": (M, 0), "READ": (0, M)}.items():
-        grid[0, 0].text(x, y, text, color="white", fontsize=11, weight="bold", va="top")
+    name_blocks(grid[0, 0], M, M + T, 11)
     grid[0, 0].set(xlabel="source", ylabel="target")
     common.save(figure, path)
 

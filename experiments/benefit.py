@@ -132,7 +132,7 @@ def draw_search(axes, rows: list[common.Row]) -> None:
     rows = [row for row in rows if not row["window"]]
     for (task, base), gain in gains(rows).items():
         i, at = list(BASELINES).index(base), list(TASKS).index(task)
-        label = f"than {BASELINES[base]}" if not at else None
+        label = BASELINES[base] if not at else None
         axes.errorbar(gain.mean(), at + 0.22 * (i - 1), xerr=common.interval(gain), lw=3, capsize=5,
                       fmt=common.MARKERS[i], ms=9, color=common.COLORS[i], label=label)  # fmt: skip
     reached = [f"{task}\n({level(rows, task):.0f} %)" for task in TASKS]
@@ -140,7 +140,7 @@ def draw_search(axes, rows: list[common.Row]) -> None:
     axes.set(yticks=range(len(TASKS)), yticklabels=reached, xlabel="gain (percentage points)")
     axes.invert_yaxis()
     axes.set_title("six global tasks, global attention")
-    axes.legend(fontsize=13, title="memory is better by, …", title_fontsize=13)
+    axes.legend(fontsize=13, title="gain over a transformer with", title_fontsize=13)
 
 
 def level(rows: list[common.Row], task: str) -> float:
@@ -163,8 +163,7 @@ def draw(rows: list[common.Row], out) -> None:
     window, least, most = "1", "0", max((r["memory"] for r in rows if r["window"]), key=int)
     low, high = (local_level(rows, window, M) for M in (least, most))
     figure, grid = common.slide(
-        f"Local attention (window {window}): {low:.0f} % without memory, {high:.0f} % with M = {most}."
-        "\n"
+        f"Local (window {window}): {low:.0f} % right, with {most} memory tokens {high:.0f} %.\n"
         f"Global: {better} of {len(found)} comparisons gain clearly, {worse} lose",
         f"n = 10, 10 symbols, {rows[0]['steps']} steps, {len(common.group(rows, 'seed'))} seeds; "
         "left: width 32, mean and range; bars: what two windows reach, the\nrest guessed; right: "

@@ -3,6 +3,7 @@
 An experiment is three functions. `jobs(args)` lists runs as dicts whose values say all that a run
 depends on, `seed` among them; `run(job)` does one and returns what it found; `draw(rows, out)`
 draws the slide from the CSV. A job is also the key of its row: what the CSV has is not run again.
+Machines that took a part of the seeds each join their CSVs by appending rows, without the head.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -236,10 +238,10 @@ def main(name: str, parser: argparse.ArgumentParser, jobs, run, draw) -> int:
     """
     args = parser.parse_args()
     args.seeds = args.seeds or range(2 if args.quick else 5)
-    out = args.out or Path("runs/quick" if args.quick else "figures")
-    path = out / f"{name}.csv"
     try:
         wanted = jobs(args)
+        out = args.out or Path("runs/quick" if args.quick else "figures")
+        path = out / f"{name}.csv"
         out.mkdir(parents=True, exist_ok=True)
         rows = read_rows(path, wanted[0])
     except (ValueError, OSError) as error:
@@ -251,7 +253,7 @@ def main(name: str, parser: argparse.ArgumentParser, jobs, run, draw) -> int:
     except KeyboardInterrupt:
         say(f"stopped; the same command goes on from {path}")
         return 130
-    except (FloatingPointError, OSError, MemoryError) as error:
+    except (FloatingPointError, OSError, MemoryError, BrokenProcessPool) as error:
         print(f"{parser.prog}: stopped: {error}; {path} is kept", file=sys.stderr)
         return 1
     say(f"files: {path}, {out / name}.png")
