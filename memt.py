@@ -616,13 +616,14 @@ def fill_params(config: Config, arrays: Mapping[str, Array]) -> Params:
     if param_shapes(config).keys() != arrays.keys():
         raise ValueError("the parameters are not those of the configuration")
     dtype = arrays["embed"].dtype
-    params = zero_params(config, dtype)
     for name, shape in param_shapes(config).items():
         if arrays[name].shape != shape or arrays[name].dtype != dtype:
             raise ValueError(f"{name} must have shape {shape} and type {dtype}")
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} holds NaN or infinity")
-        params[name][...] = arrays[name]
+    params = zero_params(config, dtype)  # only now: a damaged size may claim any memory
+    for name, p in params.items():
+        p[...] = arrays[name]
     return params
 
 

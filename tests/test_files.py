@@ -154,6 +154,7 @@ ODD = {
     ),
     "a bomb": with_member("embed.npy", bytes(10**7), zipfile.ZIP_DEFLATED),
     "an unknown field of two lines": with_config(**{"a\nb": 1}),
+    "huge symbols": with_config(symbols=2**31 - 1),
     "a long name": with_config(variant="x" * 30_000),
 }
 
