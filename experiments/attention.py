@@ -201,7 +201,7 @@ def picture(path: Path, title: str, note: str, config: memt.Config, maps, roads,
         part = way[n:, :n] if 2 * n == T else way
         show(axes, part, 0)
         axes.set_title(f"ROAD\nsymbol → slot\n{shapes.name(part)}", fontsize=14, weight="bold")
-    name_blocks(grid[0, 0], M, M + T, 11)
+    name_blocks(grid[0, 0], M, M + T, 9)
     grid[0, 0].set(xlabel="source", ylabel="target")
     common.save(figure, path)
 

@@ -53,7 +53,7 @@ def draw(rows: list[common.Row], out) -> None:
         f"{needs['membottleneck']} memory tokens, a masked model {needs['masked']}",
         f"reverse, 10 symbols, width 32, at most {rows[0]['steps']} steps; mean and range of "
         f"{len(common.group(rows, 'seed'))} seeds;\n"
-        "bits: n·log2(10), all of which must pass through the M vectors",
+        "needs: the least M tried; bits: n·log2(10), which must pass through the M vectors",
         columns=2,
         sharey=True,
     )

@@ -109,7 +109,7 @@ def measured_search(rows: Rows) -> str:
     for task in benefit.TASKS:
         own = [found[task, base] for base in benefit.BASELINES]
         parts.append(
-            f"{task} " + ", ".join(f"{g.mean():+.1f} ± {common.interval(g):.1f}" for g in own)
+            f"{task} " + ", ".join(f"{g.mean():+.2f} ± {common.interval(g):.2f}" for g in own)
         )
     better = sum(gain.mean() > common.interval(gain) for gain in found.values())
     worse = sum(-gain.mean() > common.interval(gain) for gain in found.values())
@@ -129,7 +129,12 @@ def measured_text(rows: Rows) -> str:
         verdicts = [f"equal {b} {text.verdict(bits, window, b)}" for b in ("steps", "compute")]
         parts.append(f"{label}: {numbers}; best M > 0 against M = 0: {', '.join(verdicts)}")
     memory = ", ".join(map(str, text.MEMORY))
-    return f"bits per blanked character, M = {memory}, equal steps: " + "; ".join(parts)
+    better, worse, total = text.clear(bits)
+    return (
+        f"of {total} comparisons with M = 0, {better} clearly better, {worse} clearly worse, the "
+        f"other intervals overlap; bits per blanked character, M = {memory}, equal steps: "
+        + "; ".join(parts)
+    )
 
 
 CLAIMS = (

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 import memt
-from experiments import common
+from experiments import attention, common
 from experiments.common import np
 
 VARIANTS = ("memtransformer", "memctrl", "membottleneck")
@@ -118,8 +118,8 @@ def draw(rows: list[common.Row], out) -> None:
         f"Nine of ten memory tokens removed: bottleneck {left['membottleneck']:.0f} % of symbols\n"
         f"right, MemTransformer {left['memtransformer']:.0f} %, MemCtrl {left['memctrl']:.0f} %",
         f"copy and reverse, n = 10, M = 10, width 32, 2 layers, trained until solved; mean and "
-        f"range of 2 tasks × {seeds} seeds,\n"
-        f"every point from {rows[0]['lesioned_on']} test sequences",
+        f"range of 2 tasks × {seeds} seeds,\nevery point from {rows[0]['lesioned_on']} test "
+        f"sequences; READ: share of a sequence row's attention, and if it were spread evenly",
         columns=len(VARIANTS),
         sharey=True,
     )
@@ -128,7 +128,8 @@ def draw(rows: list[common.Row], out) -> None:
             values = 100 * common.numbers(own, way)
             common.line(axes, range(values.shape[1]), values, i, label=label)
         read = 100 * common.numbers(own, "read").mean()
-        axes.set_title(f"{variant}\n{read:.0f} % of attention is READ")
+        even = attention.shares(attention.uniform(memt.Config(variant=variant), 20), 10)["READ"]
+        axes.set_title(f"{variant}\nREAD {read:.0f} %, even {100 * even:.0f} %")
         axes.axhline(10, color="0.4", linestyle=":", lw=2)
         axes.set(xlabel="tokens lost, of 10", ylim=(0, 103), xticks=range(0, 11, 2))
     grid[0, 0].set_ylabel("symbols right (%)")
