@@ -298,3 +298,16 @@ def test_seeds_that_lack_a_run_are_not_drawn():
     want = [{"M": "1", "seed": "0"}, {"M": "2", "seed": "0"}]
     want += [{"M": "1", "seed": "1"}, {"M": "2", "seed": "1"}]
     assert common.complete(rows, jobs) == want
+
+
+def test_what_windows_reach():
+    reached = [benefit.in_reach(*case) for case in ((1, 2), (3, 2), (3, 3), (9, 3))]
+    assert reached == pytest.approx([19, 37, 55, 100])
+
+
+def test_verdicts_on_text():
+    low, high = np.array([1.0, 1.1, 1.2]), np.array([5.0, 5.1, 5.2])
+    bits = {("", "steps", "0"): high, ("", "steps", "2"): low, ("", "steps", "8"): high + 0.1}
+    assert text.verdict(bits, "", "steps") == "bits -78.4 % (M = 2), intervals apart"
+    assert text.clear(bits) == (1, 0, 2)
+    assert text.clear({**bits, ("", "steps", "0"): low, ("", "steps", "2"): high}) == (0, 2, 2)
