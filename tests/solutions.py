@@ -7,6 +7,9 @@ import numpy as np
 
 from memt import Array, Config, Params, one_hot, rows_of  # noqa: F401
 
+# the two slips that the starter has in tied_backward: right -> wrong
+PLANTED = {"du = dr * (r > 0)": "du = dr * (dr > 0)", "dw += rows_of(x).T": "dw = rows_of(x).T"}
+
 # ---------------------------------------------------------------- exercises beside the model
 
 
