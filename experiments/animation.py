@@ -89,17 +89,17 @@ def draw(s: common.Settings, frames: list, path: Path) -> None:
 def main() -> int:
     """0 done, 2 bad arguments."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--seed", type=common.seed_range, default=range(1), help="of the run (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the run (0)")
     parser.add_argument("--quick", action="store_true", help="60 steps: only to see it work")
     parser.add_argument("--out", type=Path, help="where to write (figures; --quick: runs/quick)")
     args = parser.parse_args()
     out = args.out or Path("runs/quick" if args.quick else "figures")
     try:
+        job = common.toy_job("membottleneck", steps=60 if args.quick else 3000, seed=args.seed)
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     train_toy.keep_heap()
-    job = common.toy_job("membottleneck", steps=60 if args.quick else 3000, seed=args.seed[0])
     draw(*film(job), out / "learning.gif")
     train_toy.say(f"file: {out / 'learning.gif'}")
     return 0

@@ -264,7 +264,7 @@ def main() -> int:
     """With a model, read it; without, the experiment. Exit status as common.main has it."""
     parser = common.make_parser(__doc__)
     parser.add_argument("model", nargs="?", type=Path, help="model.npz of train_toy.py")
-    parser.add_argument("--length", type=common.process_count, default=10, help="symbols (10)")
+    parser.add_argument("--length", type=common.count, default=10, help="symbols (10)")
     args = parser.parse_args()
     if not args.model:
         return common.main("attention", parser, jobs, run, draw)

@@ -211,7 +211,7 @@ def seed_range(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def process_count(text: str) -> int:
+def count(text: str) -> int:
     """'2' -> 2. Raises ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
@@ -225,7 +225,7 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     )
     known = parser.add_argument
     known("--seeds", type=seed_range, help="such as 0-4, the default (--quick: 0-1)")
-    known("--jobs", type=process_count, default=os.cpu_count(), help="processes (one per core)")
+    known("--jobs", type=count, default=os.cpu_count(), help="processes (one per core)")
     known("--quick", action="store_true", help="tiny budgets: only to see it work")
     known("--out", type=Path, help="where to write (figures; --quick: runs/quick)")
     return parser
