@@ -7,6 +7,7 @@ other text fence is a picture. `py` fences quote memt.py; shell commands are `sh
 keeps jupytext from making cells of them.
 """
 
+import inspect
 import json
 import re
 import subprocess
@@ -110,14 +111,17 @@ def test_differences_are_seen():
 
 
 def quotes(text):
-    return [fence[3] for fence in FENCE.finditer(text) if fence[1] == "py"]
+    """Pairs: the function of memt.py that was named last, lines quoted from it."""
+    quoted = [fence for fence in FENCE.finditer(text) if fence[1] == "py"]
+    named = [re.findall(r"`memt\.(\w+)`", text[: fence.start()])[-1] for fence in quoted]
+    return [(name, fence[3]) for name, fence in zip(named, quoted, strict=True)]
 
 
-@pytest.mark.parametrize("quote", quotes(read("lesson.md")))
-def test_quoted_lines_are_those_of_memt(quote):
-    lines = [line.partition("  #")[0].rstrip() for line in read("memt.py").splitlines()]
+@pytest.mark.parametrize("function, quote", quotes(read("lesson.md")))
+def test_quoted_lines_are_those_of_memt(function, quote):
+    lines = inspect.getsource(getattr(memt, function)).splitlines()
     for line in quote.splitlines():
-        assert line.partition("  #")[0].rstrip() in lines, line
+        assert line in lines, f"{function}: {line}"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
