@@ -23,9 +23,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = {
-    "memt": ["test_pairs", "test_model", "test_files", "test_trust"],
-    "autograd": ["test_autograd", "test_trust"],
-}
+    "memt": ["test_pairs.py", "test_trust.py", "test_model.py", "test_files.py",
+             "test_attacks.py::test_bad_files"],
+    "autograd": ["test_autograd.py", "test_trust.py"],
+}  # fmt: skip
 SLOW = ["test_pairs.py::test_wiring", "test_model.py::test_gradients_against_finite_differences"]
 
 MUTANTS = [
@@ -355,12 +356,11 @@ MUTANTS = [
     ("autograd.getitem", "dx[index] = d", "dx[index] = 2 * d"),
     ("autograd.getitem", "np.zeros(x.shape, d.dtype)", "np.ones(x.shape, d.dtype)"),
     ("autograd.getitem", "np.zeros(x.shape, d.dtype)", "np.zeros(x.shape)"),
-    ("autograd.getitem", "isinstance(index, Tensor)", "False"),
     ("autograd.topological", "seen.add(id(tensor))", "pass"),
     ("autograd.topological", "stack.append((tensor, True))", "order.append(tensor)"),
     ("autograd.backward", "known + d", "d"),
     ("autograd.backward", "known + d", "known"),
-    ("autograd.backward", "reversed(topological(out))", "topological(out)[::-1][:-1]"),
+    ("autograd.backward", "reversed(topological(out))", "topological(out)"),
     ("autograd.value_and_grad", "out = f(tensors)", "f(params)\n        out = f(tensors)"),
     ("autograd.value_and_grad", " or out.shape", ""),
     ("autograd.value_and_grad", "if not np.isclose(", "if False and not np.isclose("),
@@ -385,10 +385,10 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-def mutated(place: str, text: str, wrong: str) -> tuple[str, str]:
-    """Path and source of the file with the edit. Raises ValueError unless it fits exactly once."""
+def mutated(tree: Path, place: str, text: str, wrong: str) -> tuple[str, str]:
+    """Name and source of the file with the edit. Raises ValueError unless it fits exactly once."""
     module, name = place.split(".")
-    source = (ROOT / f"{module}.py").read_text(encoding="utf-8")
+    source = (tree / f"{module}.py").read_text(encoding="utf-8")
     nodes = [node for node in ast.parse(source).body if getattr(node, "name", None) == name]
     lines = source.splitlines(keepends=True)
     where = [slice(node.lineno - 1, node.end_lineno) for node in nodes]
@@ -402,16 +402,16 @@ def mutated(place: str, text: str, wrong: str) -> tuple[str, str]:
 def run_tests(tree: Path, module: str) -> int:
     """pytest's exit status in a copy of the project: 0 passed, 1 or 2 failed."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += [f"tests/{name}.py" for name in TESTS[module]]
+    command += [f"tests/{name}" for name in TESTS[module]]
     command += [f"--deselect=tests/{name}" for name in SLOW]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:
         return subprocess.run(
-            command, cwd=tree, env=environment, timeout=300,
+            command, cwd=tree, env=environment, timeout=900,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ).returncode  # fmt: skip
     except subprocess.TimeoutExpired:
-        return 1  # it hangs, and so is noticed
+        return 0  # nothing noticed
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -425,7 +425,7 @@ def survives(base: Path, mutant: tuple[str, str, str]) -> bool:
     """Whether the tests pass in a copy of base with this edit."""
     with tempfile.TemporaryDirectory() as tree:
         copy_tree(base, Path(tree))
-        name, source = mutated(*mutant)
+        name, source = mutated(base, *mutant)
         (Path(tree) / name).write_text(source, encoding="utf-8")
         status = run_tests(Path(tree), Path(name).stem)
         if status not in (0, 1, 2):
@@ -440,7 +440,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
     given, began = parser.parse_args(), time.perf_counter()
     for mutant in MUTANTS:
-        ast.parse(mutated(*mutant)[1])  # raises for an edit that doesn't fit
+        ast.parse(mutated(ROOT, *mutant)[1])  # raises for an edit that doesn't fit
     chosen = [mutant for mutant in MUTANTS if given.only in mutant[0]]
     with tempfile.TemporaryDirectory() as base, ThreadPoolExecutor(given.jobs) as pool:
         copy_tree(ROOT, Path(base))
