@@ -53,7 +53,10 @@ def explain(f: Callable, params: Grads, grads: Grads, before: Grads) -> str:
 def none_fits(wrong: list[str], reference: Grads) -> str:
     """What can be said without a slip that fits."""
     right = ", ".join(name for name in reference if name not in wrong) or "none"
-    return f"No single slip gives these numbers. Right: {right}."
+    return (
+        f"No single slip gives these numbers. Right: {right}.\nGo back from the output: the first "
+        "wrong line comes after the last one that makes something right."
+    )
 
 
 def read(out: Tensor, tensors: dict[str, Tensor]) -> Grads:
