@@ -9,6 +9,7 @@ keeps jupytext from making cells of them.
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -85,13 +86,14 @@ print(json.dumps(printed))
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_blocks_print_what_is_shown(name):
-    """In a process of its own: the lesson limits BLAS to one thread before NumPy starts."""
+    """In a process of its own, in which BLAS has one thread from the start."""
     blocks = examples(read(name))
     if not blocks:
         return
     done = subprocess.run(
         [sys.executable, "-c", RUN], input=json.dumps([b for b, *_ in blocks]), cwd=ROOT,
-        capture_output=True, text=True, encoding="utf-8", timeout=90,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True,
+        encoding="utf-8", timeout=90,
     )  # fmt: skip
     assert not done.returncode, done.stderr
     for printed, (block, shown, varies) in zip(json.loads(done.stdout), blocks, strict=True):
