@@ -38,8 +38,8 @@ VARIANTS = ("transformer", "memtransformer", "masked", "memctrl", "membottleneck
 class Config:
     """The whole shape of a model. Token ids are 0 … symbols-1, and one blank, `symbols`.
 
-    `share_controller` (memctrl, membottleneck): one memory update for all layers.
-    `window` (transformer, memtransformer, memctrl): a sequence row sees the sequence rows at most
+    Options, ours: `share_controller` (memctrl, membottleneck), one memory update for all layers;
+    `window` (transformer, memtransformer, memctrl), a sequence row sees the sequence rows at most
     this many positions away; memory rows see all and are seen by all; None: no limit.
     Raises TypeError or ValueError, naming the field, its value and what would be right.
     """
@@ -349,7 +349,10 @@ def shared_backward(dmem: Array, dseq: Array, cache, dp):
 
 
 def memctrl_forward(mem: Array, seq: Array, p, heads: int, mask: Array | None, read: Array | None):
-    """MemCtrl: mem' = U_mem(mem, [mem; seq]), seq' = U_seq(seq, [mem; seq]), both from the old."""
+    """MemCtrl: mem' = U_mem(mem, [mem; seq]), seq' = U_seq(seq, [mem; seq]), both from the old.
+
+    Two sets of parameters (the paper); where LN and the skip stand in them is ours.
+    """
     x, M = np.concatenate((mem, seq), axis=1), mem.shape[1]
     rows = slice(M, None) if read is None else M + read
     seq, c_seq = update_forward(x[:, rows], x, p["seq"], heads, mask_rows(mask, rows))
@@ -372,7 +375,10 @@ def memctrl_backward(dmem: Array, dseq: Array, cache, dp):
 
 
 def membottleneck_forward(mem: Array, seq: Array, p, heads: int, mask: None, read: Array | None):
-    """MemBottleneck: mem' = U_mem(mem, [mem; seq]), then seq' = U_seq(seq, mem')."""
+    """MemBottleneck: mem' = U_mem(mem, [mem; seq]), then seq' = U_seq(seq, mem').
+
+    Who reads whom, and in which order (the paper); where LN and the skip stand is ours.
+    """
     x, M = np.concatenate((mem, seq), axis=1), mem.shape[1]
     mem, c_mem = update_forward(mem, x, p["mem"], heads)
     rows = slice(M, None) if read is None else M + read
