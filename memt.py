@@ -16,6 +16,7 @@ Arrays have one float type throughout, that of the parameters: float32 to train,
 
 import difflib
 import functools
+import io
 import json
 import math
 import os
@@ -590,11 +591,12 @@ def save(path: str | os.PathLike, params: Params, config: Config) -> None:
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
-    """Let `write` fill a file beside `path`, then rename it: never half a file under that name."""
-    beside = f"{os.fspath(path)}.part"
+    """Keep what `write` writes, in a file beside `path`, renamed when whole: never half a file."""
+    beside, content = f"{os.fspath(path)}.part", io.BytesIO()
+    write(content)
     try:
         with open(beside, "wb") as file:
-            write(file)
+            file.write(content.getbuffer())
         os.replace(beside, path)
     except BaseException:
         if os.path.exists(beside):

@@ -493,7 +493,7 @@ def main() -> int:
     parser = make_parser()
     given = vars(parser.parse_args())
     keep_heap()
-    if sys.stdout is not None:
+    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
         sys.stdout.reconfigure(errors="replace")  # a directory's name that it can't show
     try:
         out, s, state = prepare(given)
