@@ -484,7 +484,8 @@ def report(out: Path, s: Settings, state: State) -> None:
         say("")
     cells = [(n, f"{x:.4g}" if isinstance(x, float) else str(x)) for n, x in result.items()]
     for row in zip(*cells, strict=True):
-        say("  ".join(x.ljust(max(map(len, cell))) for x, cell in zip(row, cells, strict=True)))
+        padded = (x.ljust(max(map(len, cell))) for x, cell in zip(row, cells, strict=True))
+        say("  ".join(padded).rstrip())
     say(f"\n{draw(out, s, state)}\nfiles in {out}")
 
 
