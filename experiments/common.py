@@ -75,15 +75,17 @@ def scores(s: Settings, state: State) -> dict[str, object]:
 def flops(config: memt.Config, T: int, R: int) -> int:
     """Floating-point operations of one sequence going forward, R of its T positions read.
 
-    For transformer and memtransformer. Counts the matrix products, two operations per
-    multiply-add; a masked weight costs what any other does, as it does in memt. Training takes
-    about three times that, for any config.
+    For transformer, memtransformer and membottleneck. Counts the matrix products, two operations
+    per multiply-add: an update of n rows that attend to k rows takes 4nC² for wq and wo, 4kC² for
+    wkv, 4nkC for q kᵀ and p v, 4nCF for w1 and w2. A masked weight costs what any other does, as
+    it does in memt. Training takes about three times that, for any config.
     """
-    C, N = config.width, config.memory + T
-    row = 4 * C * (C + config.hidden)  # wq, wo; w1, w2
-    per_layer = [rows * row + 4 * N * C * C + 4 * rows * N * C  # wkv; q kᵀ, p v
-                 for rows in [N] * (config.layers - 1) + [R]]  # fmt: skip
-    return sum(per_layer) + 2 * R * C * config.symbols
+    C, F, M, L = config.width, config.hidden, config.memory, config.layers
+    if config.variant == "membottleneck":
+        updates = [(M, M + T)] * L + [(T, M)] * (L - 1) + [(R, M)]
+    else:
+        updates = [(M + T, M + T)] * (L - 1) + [(R, M + T)]
+    return sum(4 * C * (n * (C + k + F) + k * C) for n, k in updates) + 2 * R * C * config.symbols
 
 
 def size(config: memt.Config) -> int:

@@ -36,22 +36,6 @@ def config_of(job: common.Job) -> memt.Config:
     return memt.Config(10, C, 2, 4 * C, job["layers"], memory, job["variant"])
 
 
-def flops(config: memt.Config, T: int, R: int) -> int:
-    """Operations of one training step on one sequence, R of T positions read; three passes.
-
-    Only matrix products count, two operations per multiply-add. An update of N rows that attend to
-    K rows takes wq, wo: 4NC², wkv: 4KC², q kᵀ and p v: 4NKC, w1 and w2: 4NCF.
-    """
-    C, F, M, L = config.width, config.hidden, config.memory, config.layers
-    N = [*[T] * (L - 1), R]  # the last layer computes the rows that are read
-    if config.variant == "membottleneck":
-        updates = [(M, M + T)] * L + [(n, M) for n in N]
-    else:
-        updates = [*[(M + T, M + T)] * (L - 1), (R, M + T)]
-    forward = sum(4 * C * (n * C + k * C + n * k + n * F) for n, k in updates)
-    return 3 * (forward + 2 * R * C * config.symbols)
-
-
 def jobs(args) -> list[common.Job]:
     """Every value of every sweep, the others at BASE."""
     sweeps = QUICK if args.quick else SWEEPS
@@ -84,7 +68,7 @@ def run(job: common.Job) -> common.Job:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     found = {"ms": 1e3 * float(np.median(times)), "MB": peak / 1e6}
-    return found | {"mflop": flops(config, T, T - T // 2) / 1e6}
+    return found | {"mflop": 3 * common.flops(config, T, T - T // 2) / 1e6}
 
 
 def curve(rows, sweep: str, variant: str, column: str) -> tuple[np.ndarray, np.ndarray]:
