@@ -12,8 +12,10 @@ place of memt, and the project's own tests run on it; the finished memt.py is no
 import argparse
 import ast
 import contextlib
+import copy
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 import traceback
@@ -28,6 +30,7 @@ from .slips import WORDS, explain
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 60.0  # seconds for one exercise
+PIECES = ("softmax_backward", "layernorm_backward", "attention_backward")
 FOLLOW = ("memt", "train_toy", "tests.support", "tests.test_pairs", "tests.test_model")
 
 
@@ -54,20 +57,32 @@ def blank(source: str, names, empty: dict[str, str]) -> str:
             if not wrong:
                 rest = f'    raise NotImplementedError("{node.name} is not written yet")'
             lines[first:last] = rest.splitlines()
+            number(lines, node.lineno - 1, node.name)
         elif isinstance(node, ast.Assign) and node.targets[0].id in names:
             for value in node.value.values:
                 i = value.lineno - 1
                 lines[i] = f"{lines[i][: value.col_offset]}None,"
+            number(lines, node.lineno - 1, node.targets[0].id)
     return "\n".join(lines) + "\n"
+
+
+def number(lines: list[str], line: int, name: str) -> None:
+    """Write the exercise's number above a line and the comments on it."""
+    while lines[line - 1].startswith("#"):
+        line -= 1
+    lines.insert(line, f"# Exercise {list(EXERCISES).index(name) + 1}")
 
 
 def starter(names=None) -> str:
     """memt.py and, below it, tests/solutions.py without its imports; the named exercises blank."""
-    from .solutions import PLANTED
+    from .solutions import PLANTED, SPOILERS
 
     names = EXERCISES if names is None else names
     text = (ROOT / "tests/solutions.py").read_text(encoding="utf-8")
-    sources = (ROOT / "memt.py").read_text(encoding="utf-8"), text[text.index("\n# -----") :]
+    model = (ROOT / "memt.py").read_text(encoding="utf-8")
+    for spoiler in SPOILERS:
+        model = model.replace(spoiler, "")
+    sources = model, text[text.index("\n# -----") :]
     return "\n".join(blank(source, names, PLANTED) for source in sources)
 
 
@@ -117,6 +132,10 @@ def grade(name: str, source: str, path: str) -> None:
     with student(source, path) as memt:
         if not hasattr(memt, name):
             raise Wrong(f"{path} has no {name}")
+        if name.endswith("_backward"):
+            setattr(memt, name, on_copies(getattr(memt, name), name))
+        if name.isupper():
+            memt.build_mask = right_mask  # a prediction does not wait for another exercise
         try:
             EXERCISES[name](memt, getattr(memt, name))
         except (Wrong, KeyboardInterrupt):
@@ -127,6 +146,23 @@ def grade(name: str, source: str, path: str) -> None:
             raise Wrong(f"{name} fails a test of the project: {error}") from None
         except BaseException as error:  # SystemExit in it too
             raise Wrong(f"{where(error, path)}\n{hint_at(error)}".rstrip()) from None
+
+
+def on_copies(function: Callable, name: str) -> Callable:
+    """The function on copies of its arguments, but dp: it may change them, and nobody else sees.
+
+    Raises Wrong if it changes them and belongs to the pieces, whose callers use them again.
+    """
+
+    def run(*args):
+        copies = [a if isinstance(a, dict) else copy.deepcopy(a) for a in args]
+        before = pickle.dumps(copies) if name in PIECES else None
+        out = function(*copies)
+        if name in PIECES and pickle.dumps(copies) != before:
+            raise Wrong(f"{name} changes an array that it is given; its caller still needs it")
+        return out
+
+    return run
 
 
 def hint_at(error: BaseException) -> str:
@@ -175,6 +211,8 @@ def compare_answers(given: dict, measured: dict) -> None:
     for question, answer in measured.items():
         if given[question] is None:
             raise NotImplementedError(f"{question!r} is not answered yet")
+        if isinstance(answer, list) and not isinstance(given[question], list):
+            raise Wrong(f"{question!r}: give a list")
         if given[question] != answer:
             raise Wrong(f"{question!r}: you say {given[question]}, the machine says otherwise")
 
@@ -230,27 +268,36 @@ def different(rows) -> int:
 def _build_mask(memt, function):
     support, model = project("tests.support"), project("tests.test_model")
     for config in support.configs(layers=(1,)):
-        mask = function(config, support.T, np.float64)
-        reach = -1 if config.variant == "masked" else config.window
-        if (mask is None) != (reach is None):
-            raise Wrong(f"{config}: None is for models without a limit, and for those alone")
+        mask, right = (f(config, support.T, np.float64) for f in (function, right_mask))
+        if mask is None and right is not None:
+            raise Wrong(f"{config}: None is for models without a limit")
         if mask is not None:
-            check_mask(mask, config, support.T, reach)
+            check_mask(mask, config, support.T, right)
         model.test_attention_maps(config, None)
 
 
-def check_mask(mask, config, T: int, reach: int) -> None:
+def right_mask(config, T: int, dtype):
+    """What the student's mask must be, pair by pair; also for those who have none yet."""
+    reach = -1 if config.variant == "masked" else config.window
+    if reach is None:
+        return None
+    mask = np.zeros((config.memory + T,) * 2, dtype)
+    for target, source in np.ndindex(mask.shape):
+        if min(target, source) >= config.memory and abs(target - source) > reach:
+            mask[target, source] = -np.inf
+    return mask
+
+
+def check_mask(mask, config, T: int, right) -> None:
     """Raises Wrong for the first pair of rows that may see when it must not, or the reverse."""
     M = config.memory
     if mask.shape != (M + T, M + T) or mask.dtype != np.float64:
         raise Wrong(f"{mask.dtype} of shape {mask.shape}: must be float64, {(M + T, M + T)}")
-    for target, source in np.ndindex(mask.shape):
-        may = min(target, source) < M or abs(target - source) <= reach
-        if mask[target, source] != (0 if may else -np.inf):
-            raise Wrong(
-                f"variant {config.variant}, window {config.window}, M = {M}: row {target}, "
-                f"column {source} is {mask[target, source]}; may that target see that source?"
-            )
+    for target, source in np.argwhere(mask != (0 if right is None else right)):
+        raise Wrong(
+            f"variant {config.variant}, window {config.window}, M = {M}: row {target}, "
+            f"column {source} is {mask[target, source]}; may that target see that source?"
+        )
 
 
 @exercise("REACH")
@@ -275,6 +322,13 @@ def changed(memt, support, config, rng) -> list[int]:
     return [j for j in range(support.T) if not np.array_equal(a[:, j], b[:, j])]
 
 
+@exercise("membottleneck_backward")
+def _membottleneck(memt, function):
+    pairs = pairs_explained()
+    pairs.test_wiring("membottleneck", None)
+    pairs.test_wiring("membottleneck", np.array([7, 0, 4]))
+
+
 @exercise("EQUAL_ROWS")
 def _equal_rows(memt, given):
     support, rng, found = project("tests.support"), np.random.default_rng(50), {}
@@ -288,14 +342,11 @@ def _equal_rows(memt, given):
     grad = tape_grads(support, params, config, *batch)["memory"]
     found["in the gradient of memory"] = different(grad)
     stepped = different(params["memory"] - 0.1 * grad)
-    compare_answers(given, {**found, "in memory after one step of gradient descent": stepped})
-
-
-@exercise("membottleneck_backward")
-def _membottleneck(memt, function):
-    pairs = pairs_explained()
-    pairs.test_wiring("membottleneck", None)
-    pairs.test_wiring("membottleneck", np.array([7, 0, 4]))
+    found["in memory after one step of gradient descent"] = stepped
+    params["memory"][0] += 0.1
+    grad = tape_grads(support, params, config, *batch)["memory"]
+    moved = "in the gradient of memory, once one of the three has been moved a little"
+    compare_answers(given, {**found, moved: different(grad)})
 
 
 @exercise("ZERO_GRADIENTS")
@@ -321,9 +372,9 @@ def _zero_gradients(memt, given):
 
 @exercise("READING")
 def _reading(memt, given):
-    weights, M = memt.MAP, 2
-    process, write, read = weights[:M, :M], weights[:M, M:], weights[M:, :M]
-    found = [write.sum(1), process.sum(1), read.sum(1), weights[M:, M:].min(0), (read @ write)[0]]
+    M = 3
+    process, write, read = memt.MAP[:M, :M], memt.MAP[:M, M:], memt.MAP[M:, :M]
+    found = [write.sum(1), process.sum(1), memt.MAP[:M].min(1), read.min(0), (read @ write)[0]]
     questions = given if isinstance(given, dict) else ()
     compare_answers(given, {q: int(np.argmax(x)) for q, x in zip(questions, found, strict=False)})
 
@@ -354,7 +405,9 @@ def _without(memt, function):
     kept = {n: p.copy() for n, p in params.items()}
     for gone, left in [([], [0, 1, 2, 3, 4]), ([3, 1], [0, 2, 4]), ([0], [1, 2, 3, 4])]:
         hurt, smaller = function(params, config, gone)
-        if smaller.memory != len(left) or not np.array_equal(hurt["memory"], kept["memory"][left]):
+        if smaller.memory != len(left):
+            raise Wrong(f"without tokens {gone} the config must say memory={len(left)}")
+        if not np.array_equal(hurt["memory"], kept["memory"][left]):
             raise Wrong(f"without tokens {gone} rows {left} must be left, in this order")
         if any(not np.array_equal(p, kept[n]) for n, p in params.items()) or config.memory != 5:
             raise Wrong("params and config that are given must stay as they are")

@@ -1,5 +1,6 @@
 """The exercises: each blank fails, each solution passes, and typical slips get a hint that fits."""
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -8,7 +9,7 @@ import pytest
 
 import memt
 
-from . import grade
+from . import grade, solutions
 
 FULL = grade.starter(names=())
 
@@ -88,7 +89,8 @@ OTHERS = [
     ("EQUAL_ROWS", "memtransformer\": 3", "memtransformer\": 5", "machine says otherwise"),
     ("REACH", "\"masked, 1 layer\": [4]", "\"masked, 1 layer\": []", "machine says otherwise"),
     ("ZERO_GRADIENTS", "\"memctrl\": [\"layers.1.mem\"]", "\"memctrl\": []", "otherwise"),
-    ("READING", "WRITE\": 0", "WRITE\": 1", "machine says otherwise"),
+    ("READING", "WRITE\": 1", "WRITE\": 2", "machine says otherwise"),
+    ("REACH", "\"masked, 1 layer\": [4]", "\"masked, 1 layer\": {4}", "give a list"),
     ("READING", "READING = {", "READING = 3\nOTHER = {", "must be a dict"),
     ("build_mask", "mask[M:, M:][", "mask.T[M:, M:].T[", ""),
     ("build_mask", "radius = -1 if", "radius = 0 if", "may that target see that source"),
@@ -97,6 +99,7 @@ OTHERS = [
     ("sort_task", "np.sort(x, axis=1)", "np.sort(x, axis=0)", "the answer to"),
     ("sort_task", "np.sort(x, axis=1)", "x.sort(axis=1) or x", "input was changed"),
     ("without", "if m not in gone", "if m in gone", "must be at least 1"),
+    ("without", "memory=len(kept)", "memory=5", "the config must say memory=3"),
     ("without", "{**params, \"memory\": params[\"memory\"][kept]}",
      "params.update(memory=params[\"memory\"][kept]) or params", "must stay as they are"),
 ]  # fmt: skip
@@ -107,6 +110,47 @@ def test_a_wrong_answer_is_refused(name, right, wrong, text):
     assert FULL.count(right) == 1
     answer = said(name, FULL.replace(right, wrong))
     assert text in answer and bool(answer) == bool(text)
+
+
+# exercise -> right code, other code that is right too
+ALSO_RIGHT = [
+    ("membottleneck_backward", "dmem + dmem_read, c_mem", "np.add(dmem, dmem_read, dmem), c_mem"),
+    ("update_backward", "dr, dw2, db2 = linear_backward(dff, c_w2)",
+     "dh *= 0\n    dr, dw2, db2 = linear_backward(dff, c_w2)"),
+    ("build_mask", "    if radius is None:\n        return None\n",
+     "    radius = T if radius is None else radius\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, right, other", ALSO_RIGHT)
+def test_what_is_right_passes(name, right, other):
+    assert FULL.count(right) == 1
+    assert not said(name, FULL.replace(right, other))
+
+
+def test_predictions_do_not_wait_for_the_mask():
+    for name in ("REACH", "EQUAL_ROWS", "ZERO_GRADIENTS"):
+        wrong = FULL.replace("radius = -1 if", "radius = 0 if")
+        assert said("build_mask", wrong) and not said(name, wrong)
+
+
+def test_a_piece_must_not_change_what_it_is_given():
+    text = said(
+        "softmax_backward", FULL.replace("    p = cache\n", "    p = cache\n    dp *= 1.5\n")
+    )
+    assert "changes an array" in text
+
+
+def test_the_starter_numbers_its_exercises_like_the_lesson_and_gives_nothing_away():
+    lesson = (grade.ROOT / "lesson.md").read_text(encoding="utf-8")
+    names = re.findall(r"\*\*Exercise (\d+): `(\w+)`", lesson)
+    assert names == [(str(i + 1), name) for i, name in enumerate(grade.EXERCISES)]
+    for i, name in names:
+        above = grade.starter().split(f"def {name}(" if name.islower() else f"{name} = {{")[0]
+        assert re.findall(r"# Exercise (\d+)", above)[-1] == i
+    model = (grade.ROOT / "memt.py").read_text(encoding="utf-8")
+    for spoiler in solutions.SPOILERS:
+        assert spoiler in model and spoiler not in grade.starter()
 
 
 def test_what_cannot_run_gets_one_message():

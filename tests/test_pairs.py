@@ -8,7 +8,7 @@ from autograd import check_grad, gradient_errors, value_and_grad
 
 from .support import SIZES
 
-HEADS, C, F, M, N, K, B, T = 3, 12, 10, 5, 4, 7, 2, 9
+HEADS, C, F, M, N, K, B, T = 3, 12, 10, 5, 6, 7, 2, 9
 UPDATE = {n.rpartition(".")[2]: s for n, s in memt.param_shapes(memt.Config(**SIZES)).items()
           if n.startswith("layers.0.seq.")}  # fmt: skip
 MASK = np.where(np.arange(N * K).reshape(N, K) % 5 == 1, -np.inf, 0)
