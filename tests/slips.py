@@ -1,7 +1,8 @@
 """Which slip makes wrong gradients? Slips are tried until one gives exactly the given numbers.
 
 Some are made on a tensor as a whole: a sign, a factor, a transpose. Others are made inside: the
-tape of the student's own forward pass is broken at one link, and runs.
+tape of the student's own forward pass is broken at one link, and runs. The last are made on one
+term of a sum, which is what a cut link takes away.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ WORDS = {
     "sign": "sign: a gradient has the wrong sign.",
     "transposed": "transposed: a product has its factors in the wrong order, or untransposed.",
     "order": "order: two halves stand in each other's place.",
+    "swapped": "order: two gradients stand in each other's place.",
+    "axis": "axis: a sum runs over the wrong axis.",
+    "gate": "gate: where ReLU passes is decided on the way forward, not by the gradient.",
     "rows": "not accumulated: some rows are right and others wrong. What do the wrong ones share?",
 }
 
@@ -45,18 +49,16 @@ def explain(f: Callable, params: Grads, grads: Grads, before: Grads) -> str:
     if not wrong:
         return ""
     found = shape_slip(grads, reference) or direct_slip(grads, reference, before, wrong)
-    found = found or tape_slip(out, tensors, grads, reference)
+    found = found or tape_slip(out, tensors, grads, reference, wrong)
     hint = WORDS[found] if found else none_fits(wrong, reference)
     return f"{table}\n\nwrong: {', '.join(wrong)}\n{hint}"
 
 
 def none_fits(wrong: list[str], reference: Grads) -> str:
     """What can be said without a slip that fits."""
-    right = ", ".join(name for name in reference if name not in wrong) or "none"
-    return (
-        f"No single slip gives these numbers. Right: {right}.\nGo back from the output: the first "
-        "wrong line comes after the last one that makes something right."
-    )
+    right = ", ".join(name for name in reference if name not in wrong)
+    advice = f" Right: {right}. Look at what the wrong ones share." if right else ""
+    return f"I do not recognise this slip.{advice}"
 
 
 def read(out: Tensor, tensors: dict[str, Tensor]) -> Grads:
@@ -91,6 +93,8 @@ def direct_slip(grads: Grads, reference: Grads, before: Grads, wrong: list[str])
             return "overwritten"
         if same(a.T, b):
             return "transposed"
+        if any(same(a, c) for other, c in reference.items() if other != name):
+            return "swapped"
         if any(same(np.roll(a, n // 2, i), b) for i, n in enumerate(a.shape) if n % 2 == 0):
             return "order"
         scale = (a * b).sum() / max((a * a).sum(), 1e-300)
@@ -105,24 +109,68 @@ def direct_slip(grads: Grads, reference: Grads, before: Grads, wrong: list[str])
 # ---------------------------------------------------------------- slips inside, made on the tape
 
 
-def tape_slip(out: Tensor, tensors: dict[str, Tensor], grads: Grads, reference: Grads) -> str:
+def tape_slip(
+    out: Tensor, tensors: dict[str, Tensor], grads: Grads, reference: Grads, wrong: list[str]
+) -> str:
     """The slip of the first broken tape that gives the given gradients; empty if none does."""
-    if any(factor_forgotten(grads[n], reference[n], out) for n in reference):
+    values = [node.value for node in topological(out)]
+    if any(factor_forgotten(grads[n], reference[n], values) for n in wrong):
         return "factor"
+    if any(same(d, grads[n]) for n in wrong for g in backward(out).values() if g.ndim for d in g):
+        return "missing sum"
+    term = cut = ""
     for slip in broken_tapes(out):
         broken = read(out, tensors)
         if max(gradient_errors(grads, broken).values()) <= TOLERANCE:
             return slip
+        if slip in ("missing sum", "not accumulated"):
+            cut, whole = broken, reference
+        else:
+            whole = broken
+        if all(same(cut[n], b) for n, b in reference.items() if n not in wrong):
+            term = term or term_slip(grads, cut, whole, wrong, values)
+    return term
+
+
+def fitting(values: list[Array], a: Array) -> list[Array]:
+    """The arrays without zeros that stretch to a's shape."""
+    return [v for v in values if stretches(v.shape, a.shape) and v.all()]
+
+
+def factor_forgotten(a: Array, b: Array, values: list[Array]) -> bool:
+    """Whether a wrong tensor lacks an array of the forward pass as a factor, or has it twice."""
+    return any(same(a * v, b) or same(a / v, b) for v in fitting(values, a))
+
+
+def term_slip(grads: Grads, cut: Grads, whole: Grads, wrong: list[str], values) -> str:
+    """What is wrong with one term of a sum: it is `whole` - `cut` and stands as `grads` - `cut`."""
+    given, right = ([g[n] - cut[n] for n in wrong] for g in (grads, whole))
+    if multiple(*(np.concatenate([x.ravel() for x in xs]) for xs in (given, right))):
+        return "factor"
+    if len(wrong) > 1:
+        return ""
+    a, b = given[0], right[0]
+    for v in fitting(values, a):
+        if multiple(a * v, b) or multiple(a, b * v):
+            return "factor"
+        if not constant(b / v, -1) or constant(a / v, -1):
+            continue
+        if any(constant(a / v, i) for i in range(a.ndim - 1)):
+            return "axis"
+        if same((a / v).sum(axis=-1), (b / v)[..., 0]):
+            return "missing sum"
     return ""
 
 
-def factor_forgotten(a: Array, b: Array, out: Tensor) -> bool:
-    """Whether a wrong tensor lacks an array of the forward pass as a factor."""
-    if same(a, b):
-        return False
-    kept = [node.value for node in topological(out) if node.ndim == a.ndim]
-    fits = [v for v in kept if all(n in (1, m) for n, m in zip(v.shape, a.shape, strict=True))]
-    return any(same(a * v, b) for v in fits)
+def multiple(a: Array, b: Array) -> bool:
+    """Whether a is b times a number other than 0."""
+    scale = (a * b).sum() / max((b * b).sum(), 1e-300)
+    return abs(a).max() > TOLERANCE and abs(a - scale * b).max() <= TOLERANCE * abs(a).max()
+
+
+def constant(a: Array, axis: int) -> bool:
+    """Whether a is the same all along an axis, and not zero."""
+    return abs(a).max() > TOLERANCE and np.ptp(a, axis=axis).max() <= TOLERANCE * abs(a).max()
 
 
 def broken_tapes(out: Tensor) -> Iterator[str]:
@@ -148,13 +196,18 @@ def broken_tapes(out: Tensor) -> Iterator[str]:
                 other.links = links[id(other)]
 
 
+def stretches(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of one shape is stretched to the other in an operation by elements."""
+    return len(shape) == len(to) and all(n in (1, m) for n, m in zip(shape, to, strict=True))
+
+
 def is_noise(node: Tensor, full: dict[int, Array]) -> bool:
     """Whether a node inside the tape has a gradient of zero but for rounding."""
     return bool(node.links) and bool(abs(full[id(node)]).max(initial=0) < 1e-12)
 
 
 def broken_links(parent: Tensor, child: Tensor, full: dict[int, Array]) -> Iterator[str]:
-    """One link: cut; its factor forgotten; its sign turned."""
+    """One link: cut; its sign turned; its factor forgotten; the gradient as a gate."""
     kept = child.links
     others = [link for link in kept if link[0] is not parent]
     own = [back for p, back in kept if p is parent]
@@ -164,7 +217,9 @@ def broken_links(parent: Tensor, child: Tensor, full: dict[int, Array]) -> Itera
     yield "missing sum" if spread else "not accumulated"
     child.links = [*others, *((parent, lambda d, back=back: -back(d)) for back in own)]
     yield "sign"
-    if child.shape == parent.shape:
+    if stretches(parent.shape, child.shape):
         child.links = [*others, (parent, lambda d: d)]
         yield "factor"
+        child.links = [*others, (parent, lambda d: d * (d > 0))]
+        yield "gate"
     child.links = kept

@@ -38,6 +38,15 @@ SLIPS = [
     ("softmax_backward", "p * (dp - row_sum(dp * p))", "p * (row_sum(dp * p) - dp)", "sign"),
     ("softmax_backward", "p * (dp - row_sum(dp * p))", "2 * p * (dp - row_sum(dp * p))", "factor"),
     ("softmax_backward", "p * (dp - row_sum(dp * p))", "dp - row_sum(dp * p)", "factor"),
+    ("softmax_backward", "p * (dp - row_sum(dp * p))", "p * dp - row_sum(dp * p)", "factor"),
+    ("softmax_backward", "dp - row_sum(dp * p)", "dp - row_sum(dp)", "factor"),
+    ("softmax_backward", "row_sum(dp * p)", "(dp * p).sum(axis=1, keepdims=True)", "axis"),
+    ("softmax_backward", "p * (dp - row_sum(dp * p))", "p * (1 - p) * dp", "missing sum"),
+    ("layernorm_backward", "(row_sum(dxhat * xhat) / C)", "row_sum(dxhat * xhat)", "factor"),
+    ("layernorm_backward", "dx = rstd * (dxhat", "dx = 1 / rstd * (dxhat", "factor"),
+    ("layernorm_backward", "row_sum(dxhat * xhat)", "row_sum(dxhat)", "factor"),
+    ("layernorm_backward", "column_sum(dy * xhat), column_sum(dy)",
+     "column_sum(dy), column_sum(dy * xhat)", "order"),
     ("layernorm_backward", "(dxhat - row_sum(dxhat) / C - ", "(dxhat - ", "missing sum"),
     ("layernorm_backward", " - xhat * (row_sum(dxhat * xhat) / C)", "", "not accumulated"),
     ("layernorm_backward", "column_sum(dy * xhat)", "dy * xhat", "missing sum"),
@@ -46,6 +55,8 @@ SLIPS = [
     ("attention_backward", "dq = ds @ k * D**-0.5", "dq = ds @ k", "factor"),
     ("attention_backward", "(dk, dv), axis=1", "(dv, dk), axis=1", "order"),
     ("attention_backward", "dk = ds.swapaxes(2, 3) @ q", "dk = ds @ q", "transposed"),
+    ("attention_backward", "ds.swapaxes(2, 3) @ q", "ds.swapaxes(2, 3) @ q * D**-0.5", "factor"),
+    ("tied_backward", "dr * (r > 0)", "dr * (dr > 0)", "gate"),
     ("tied_backward", "dw += ", "dw = ", "not accumulated"),
     ("tied_backward", "dr * (r > 0)", "dr", "factor"),
     ("tied_backward", "dx = dy + du", "dx = du", "not accumulated"),
@@ -56,6 +67,7 @@ SLIPS = [
     ("update_backward", "du = relu_backward(dr, c_relu)", "du = dr", "factor"),
     ("embedding_backward", ".T @ rows_of(dseq)", ".T @ rows_of(dseq) / 2", "factor"),
     ("embedding_backward", "return dembed, dmem.sum(axis=0)", "return dembed, dmem", "missing sum"),
+    ("embedding_backward", "dmem.sum(axis=0)", "dmem[0]", "missing sum"),
     ("embedding_backward", "    return dembed, dmem.sum(axis=0)",
      "    dembed[tokens] = dseq\n    return dembed, dmem.sum(axis=0)", "not accumulated"),
     ("embedding_backward", "return dembed, dmem", "return dembed.T, dmem", "transposed"),
@@ -78,6 +90,14 @@ def test_a_slip_gets_a_hint_that_fits(name, right, wrong, hint):
     assert text.splitlines()[-1].startswith(hint) or f"\n{hint}:" in text, text
     if "matmul" not in text:
         assert "error  largest at" in text or "must be (" in text
+
+
+def test_a_slip_that_nobody_knows():
+    unknown = FULL.replace("p * (dp - row_sum(dp * p))", "np.cos(dp)")
+    assert said("softmax_backward", unknown).endswith("\nI do not recognise this slip.")
+    unknown = FULL.replace("return dx, column_sum(dy * xhat)", "return dx, column_sum(np.cos(dy))")
+    text = said("layernorm_backward", unknown)
+    assert text.endswith("this slip. Right: x, b. Look at what the wrong ones share.")
 
 
 def test_every_gradient_exercise_has_three_slips():
