@@ -414,7 +414,8 @@ def mutated(tree: Path, place: str, text: str, wrong: str) -> tuple[str, str]:
 
 def run_tests(tree: Path, module: str) -> int:
     """pytest's exit status in a copy of the project: 0 where all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider"]
+    command += ["--tb=no", "--assert=plain"]  # nobody reads why
     command += [f"tests/{name}" for name in TESTS[module]]
     command += [f"--deselect=tests/{name}" for name in SLOW]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -52,6 +52,21 @@ def test_a_file_that_would_grow_when_read(tmp_path):
         memt.load(tmp_path / "model.npz")
 
 
+def test_a_write_that_fails_at_the_last_moment_keeps_the_old_file(tmp_path, monkeypatch):
+    path, params = tmp_path / "model.npz", memt.init_params(CONFIG, np.random.default_rng(82))
+    memt.save(path, params, CONFIG)
+    before = path.read_bytes()
+
+    def fails(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(memt.os, "replace", fails)
+    memt.flat(params)[:] = 1
+    with pytest.raises(OSError, match="no space"):
+        memt.save(path, params, CONFIG)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 # ---------------------------------------------------------------- the tape
 
 
