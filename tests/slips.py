@@ -118,7 +118,7 @@ def tape_slip(
         return "factor"
     if any(same(d, grads[n]) for n in wrong for g in backward(out).values() if g.ndim for d in g):
         return "missing sum"
-    term = cut = ""
+    terms, cut = set(), reference
     for slip in broken_tapes(out):
         broken = read(out, tensors)
         if max(gradient_errors(grads, broken).values()) <= TOLERANCE:
@@ -128,8 +128,8 @@ def tape_slip(
         else:
             whole = broken
         if all(same(cut[n], b) for n, b in reference.items() if n not in wrong):
-            term = term or term_slip(grads, cut, whole, wrong, values)
-    return term
+            terms.add(term_slip(grads, cut, whole, wrong, values))
+    return next((slip for slip in ("factor", "axis", "missing sum") if slip in terms), "")
 
 
 def fitting(values: list[Array], a: Array) -> list[Array]:
