@@ -199,6 +199,7 @@ def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, capsys):
     assert np.isfinite(memt.flat(state.params)).all()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed(number, tmp_path):
     """As a process: stopped in the middle, resumed, and equal to an uninterrupted run."""
