@@ -92,7 +92,7 @@ def starter(names=None) -> str:
 def load(source: str, path: str) -> types.ModuleType:
     """Run the student's source as the module memt. Raises Wrong for what cannot be run."""
     module = types.ModuleType("memt")
-    module.__file__ = path
+    module.__file__, module.__source__ = path, source
     sys.modules["memt"] = module
     try:
         exec(compile(source, path, "exec"), module.__dict__)
@@ -170,7 +170,9 @@ def hint_at(error: BaseException) -> str:
     text = str(error)
     if "zip()" in text or "unpack" in text:
         return "Does it return all that its docstring says, in that order?"
-    return WORDS["transposed"] if "matmul" in text or "broadcast" in text else ""
+    if "matmul" in text:
+        return WORDS["transposed"]
+    return WORDS["shapes"] if "broadcast" in text else ""
 
 
 # ---------------------------------------------------------------- the exercises
@@ -236,6 +238,12 @@ def _attention(memt, function):
 
 @exercise("tied_backward")
 def _tied(memt, function):
+    from .solutions import PLANTED
+
+    own = memt.__source__.partition("def tied_backward")[2].partition("\n\n\n")[0]
+    lines = [line.strip() for line in own.splitlines()]
+    if all(any(line.startswith(wrong) for line in lines) for wrong in PLANTED.values()):
+        raise Wrong("the two lines are still as they were given.")
     pairs = pairs_explained()
     shapes = {"x": (2, 4, 5), "w": (5, 3)}
     pairs.PAIRS["tied"] = shapes, lambda p: memt.tied_forward(**p), function
@@ -393,7 +401,7 @@ def _sort_task(memt, function):
         raise Wrong("the input was changed: a task must leave it as it is")
     for row, answer in zip(x, targets, strict=True):
         if sorted(row.tolist()) != answer.tolist():
-            raise Wrong(f"the answer to {row} is {answer}")
+            raise Wrong(f"for {row} your task gives {answer}; right is {np.sort(row)}")
 
 
 @exercise("without")

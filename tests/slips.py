@@ -24,6 +24,8 @@ WORDS = {
     "twice, or a constant is.",
     "sign": "sign: a gradient has the wrong sign.",
     "transposed": "transposed: a product has its factors in the wrong order, or untransposed.",
+    "shapes": "shapes: these two do not belong to the same array. Write the shape of each beside "
+    "its line (keepdims? other rows?).",
     "order": "order: two halves stand in each other's place.",
     "swapped": "order: two gradients stand in each other's place.",
     "axis": "axis: a sum runs over the wrong axis.",
@@ -44,10 +46,16 @@ def explain(f: Callable, params: Grads, grads: Grads, before: Grads) -> str:
         errors = gradient_errors(grads, reference)
         table = error_table(grads, reference)
     except (ValueError, AttributeError) as error:  # a name or shape, or not an array
-        errors, table = dict.fromkeys(reference, np.inf), str(error)
+        shaped = [n for n, b in reference.items() if np.shape(grads.get(n)) != b.shape]
+        errors = dict.fromkeys(shaped or reference, np.inf)
+        table = f"{error} (values not compared yet)"
     wrong = [name for name, error in errors.items() if not error <= TOLERANCE]
     if not wrong:
         return ""
+    left = [n for n in wrong if n in before and n in grads and not np.any(grads[n])]
+    if left:
+        hint = f"left out: {', '.join(left)} never reached dp."
+        return f"{table}\n\nwrong: {', '.join(wrong)}\n{hint}"
     found = shape_slip(grads, reference) or direct_slip(grads, reference, before, wrong)
     found = found or tape_slip(out, tensors, grads, reference, wrong)
     hint = WORDS[found] if found else none_fits(wrong, reference)
@@ -93,7 +101,7 @@ def direct_slip(grads: Grads, reference: Grads, before: Grads, wrong: list[str])
             return "overwritten"
         if same(a.T, b):
             return "transposed"
-        if any(same(a, c) for other, c in reference.items() if other != name):
+        if any(same(a, reference[other]) for other in wrong if other != name):
             return "swapped"
         if any(same(np.roll(a, n // 2, i), b) for i, n in enumerate(a.shape) if n % 2 == 0):
             return "order"
