@@ -366,7 +366,7 @@ class Progress:
         if state.log:
             text += f"  symbol {state.log[-1][2]:6.1%}  exact {state.log[-1][3]:6.1%}"
         text += f"  {rate:.0f} steps/s"
-        text += "" if final else f"  at most {left // 60:.0f}:{left % 60:02.0f} left"
+        text += "" if final else f"  {left // 60:.0f}:{left % 60:02.0f} left"
         if self.terminal:
             width = shutil.get_terminal_size().columns - 1
             return say(f"\r{text[:width]:<{width}}", end="\n" if final else "")

@@ -140,8 +140,8 @@ def measured_text(rows: Rows) -> str:
 CLAIMS = (
     ("attention", "Maps show memory operations; what a model does is in READ·WRITE, not in a head",
      "shapes reported; the road ours", measured_attention),
-    ("variants", "All five wirings learn; a bottleneck costs steps", "wirings paper; cost ours",
-     measured_variants),
+    ("variants", "All five variants learn; a bottleneck costs steps",
+     "wirings paper, masked ours; cost ours", measured_variants),
     ("capacity", "A bottleneck breaks when too much must pass through M vectors", "ours",
      measured_capacity),
     ("hops", "Under the mask a write takes one layer and a read the next, in MemBottleneck both "
