@@ -230,6 +230,11 @@ def swapaxes(x, axis1, axis2):
     return Tensor(val(x).swapaxes(axis1, axis2), (x, lambda d: d.swapaxes(axis1, axis2)))
 
 
+@rule(np.copy)
+def copy(x, order="K"):
+    return Tensor(np.copy(val(x), order), (x, lambda d: d))
+
+
 @rule(np.broadcast_to)
 def broadcast_to(x, shape):
     return Tensor(np.broadcast_to(val(x), shape), (x, lambda d: d))

@@ -40,6 +40,7 @@ OPERATIONS = {
     "max": lambda x, y: x.max(axis=-1, keepdims=True) * x + y.max(),
     "reshape": lambda x, y: x.reshape(4, -1) @ x.reshape((6, 4)) @ np.reshape(x, (4, 6)),
     "transpose": lambda x, y: x.transpose(1, 2, 0) * y[:, :, None] + x.T.transpose((1, 0, 2)),
+    "copy": lambda x, y: np.copy(x.T, order="C") * y + np.copy(x).T * x.T,
     "basic index": lambda x, y: x[:, 1:, None, ::2] * x[..., :1, None, 2:],
     "integer index": lambda x, y: x[:, ROWS] * y[ROWS],
     "mask index": lambda x, y: x[W > 0] * 2,
@@ -146,7 +147,8 @@ LOUD = {
     "as an exponent": lambda x: 2.0**x,
     "a vector product": lambda x: x @ x,
     "einsum": lambda x: np.einsum("i,i->", x, x),
-    "a copy": lambda x: np.copy(x),
+    "a copy with subok": lambda x: np.copy(x, subok=True),
+    "a flip": lambda x: np.flip(x),
 }
 
 
