@@ -168,7 +168,7 @@ def on_copies(function: Callable, name: str) -> Callable:
 def hint_at(error: BaseException) -> str:
     """What an exception may mean."""
     text = str(error)
-    if "zip()" in text or "unpack" in text:
+    if any(word in text for word in ("zip()", "unpack", "NoneType", "tuple")):
         return "Does it return all that its docstring says, in that order?"
     if "matmul" in text:
         return WORDS["transposed"]

@@ -5,6 +5,7 @@ tape of the student's own forward pass is broken at one link, and runs. The last
 term of a sum, which is what a cut link takes away.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -20,14 +21,17 @@ WORDS = {
     "not accumulated": "not accumulated: a value is used in more than one place, and the gradient "
     "that comes back from one of them is not added (`=` where `+=` belongs?).",
     "overwritten": "not accumulated: what dp held before is lost; gradients add into dp.",
-    "factor": "factor: a product is not differentiated; its other factor is missing, or is there "
-    "twice, or a constant is.",
+    "factor": "factor: a product is not differentiated right; its other factor is missing, there "
+    "twice or another one, or a constant is.",
     "sign": "sign: a gradient has the wrong sign.",
     "transposed": "transposed: a product has its factors in the wrong order, or untransposed.",
     "shapes": "shapes: these two do not belong to the same array. Write the shape of each beside "
     "its line (keepdims? other rows?).",
-    "order": "order: two halves stand in each other's place.",
-    "swapped": "order: two gradients stand in each other's place.",
+    "order": "order: the numbers are right, their places in the array are not.",
+    "swapped": "order: a gradient stands in the place of another one.",
+    "shape": "shape: count again what its docstring says, and what each sum or cut leaves.",
+    "past": "past: somewhere a gradient goes past a function that it must go through, or it is "
+    "that of another array of the same shape. Which `d` belongs to which array?",
     "axis": "axis: a sum runs over the wrong axis.",
     "gate": "gate: where ReLU passes is decided on the way forward, not by the gradient.",
     "rows": "not accumulated: some rows are right and others wrong. What do the wrong ones share?",
@@ -64,8 +68,9 @@ def explain(f: Callable, params: Grads, grads: Grads, before: Grads) -> str:
 
 def none_fits(wrong: list[str], reference: Grads) -> str:
     """What can be said without a slip that fits."""
-    right = ", ".join(name for name in reference if name not in wrong)
-    advice = f" Right: {right}. Look at what the wrong ones share." if right else ""
+    right = [name for name in reference if name not in wrong]
+    names = ", ".join(right) if len(right) < 9 else f"all the others ({len(right)})"
+    advice = f" Right: {names}. Look at what the wrong ones share." if right else ""
     return f"I do not recognise this slip.{advice}"
 
 
@@ -89,7 +94,11 @@ def shape_slip(grads: Grads, reference: Grads) -> str:
         a = grads.get(name)
         if not isinstance(a, np.ndarray) or a.shape == b.shape:
             continue
-        return "transposed" if a.shape == b.shape[::-1] else "missing sum"
+        if any(a.shape == c.shape != np.shape(grads.get(n)) for n, c in reference.items()):
+            return "swapped"
+        if a.shape == b.shape[::-1]:
+            return "transposed"
+        return "missing sum" if a.ndim > b.ndim else "shape"
     return ""
 
 
@@ -101,9 +110,9 @@ def direct_slip(grads: Grads, reference: Grads, before: Grads, wrong: list[str])
             return "overwritten"
         if same(a.T, b):
             return "transposed"
-        if any(same(a, reference[other]) for other in wrong if other != name):
+        if any(same(a, c) for other, c in reference.items() if other != name):
             return "swapped"
-        if any(same(np.roll(a, n // 2, i), b) for i, n in enumerate(a.shape) if n % 2 == 0):
+        if same(np.sort(a, axis=None), np.sort(b, axis=None)):
             return "order"
         scale = (a * b).sum() / max((a * a).sum(), 1e-300)
         if same(a * scale, b):
@@ -122,14 +131,14 @@ def tape_slip(
 ) -> str:
     """The slip of the first broken tape that gives the given gradients; empty if none does."""
     values = [node.value for node in topological(out)]
-    if any(factor_forgotten(grads[n], reference[n], values) for n in wrong):
+    if any(factor_wrong(grads[n], reference, n, values) for n in wrong):
         return "factor"
     if any(same(d, grads[n]) for n in wrong for g in backward(out).values() if g.ndim for d in g):
         return "missing sum"
-    terms, cut = set(), reference
+    terms, cut, flows = set(), reference, []
     for slip in broken_tapes(out):
         broken = read(out, tensors)
-        if max(gradient_errors(grads, broken).values()) <= TOLERANCE:
+        if all(same(grads[n], broken[n]) for n in wrong):
             return slip
         if slip in ("missing sum", "not accumulated"):
             cut, whole = broken, reference
@@ -137,7 +146,18 @@ def tape_slip(
             whole = broken
         if all(same(cut[n], b) for n, b in reference.items() if n not in wrong):
             terms.add(term_slip(grads, cut, whole, wrong, values))
-    return next((slip for slip in ("factor", "axis", "missing sum") if slip in terms), "")
+        flows.append((reference[wrong[0]] - broken[wrong[0]]).ravel())
+    if len(wrong) == 1:
+        off = (grads[wrong[0]] - reference[wrong[0]]).ravel()
+        if any(mixture(off, pair) for pair in itertools.combinations(flows, 2)):
+            return "factor"
+    if any(terms):
+        return next(slip for slip in ("factor", "axis", "missing sum") if slip in terms)
+    for _ in detours(out):
+        broken = read(out, tensors)
+        if all(same(grads[n], broken[n]) for n in wrong):
+            return "past"
+    return ""
 
 
 def fitting(values: list[Array], a: Array) -> list[Array]:
@@ -145,9 +165,19 @@ def fitting(values: list[Array], a: Array) -> list[Array]:
     return [v for v in values if stretches(v.shape, a.shape) and v.all()]
 
 
-def factor_forgotten(a: Array, b: Array, values: list[Array]) -> bool:
-    """Whether a wrong tensor lacks an array of the forward pass as a factor, or has it twice."""
-    return any(same(a * v, b) or same(a / v, b) for v in fitting(values, a))
+def factor_wrong(a: Array, reference: Grads, name: str, values: list[Array]) -> bool:
+    """Whether a wrong tensor has one array of the forward pass too few or too many as a factor."""
+    right = [c for n, c in reference.items() if c.shape == a.shape]
+    return any(same(a * v, reference[name]) for v in fitting(values, a)) or any(
+        same(a, c * v) for v in fitting(values, a) for c in right
+    )
+
+
+def mixture(a: Array, parts: tuple[Array, Array]) -> bool:
+    """Whether a is a sum of multiples of the parts."""
+    columns = np.stack(parts, axis=1)
+    share = np.linalg.lstsq(columns, a, rcond=None)[0]
+    return same(columns @ share, a)
 
 
 def term_slip(grads: Grads, cut: Grads, whole: Grads, wrong: list[str], values) -> str:
@@ -161,8 +191,10 @@ def term_slip(grads: Grads, cut: Grads, whole: Grads, wrong: list[str], values) 
     for v in fitting(values, a):
         if multiple(a * v, b) or multiple(a, b * v):
             return "factor"
-        if not constant(b / v, -1) or constant(a / v, -1):
+        if not constant(b / v, -1):
             continue
+        if constant(a / v, -1):
+            return "factor"
         if any(constant(a / v, i) for i in range(a.ndim - 1)):
             return "axis"
         if same((a / v).sum(axis=-1), (b / v)[..., 0]):
@@ -230,4 +262,30 @@ def broken_links(parent: Tensor, child: Tensor, full: dict[int, Array]) -> Itera
         yield "factor"
         child.links = [*others, (parent, lambda d: d * (d > 0))]
         yield "gate"
+    if parent.shape == child.shape and len(own) == 1:
+        factor = own[0](np.ones(child.shape))
+        if factor.shape == d.shape and factor.all():
+            child.links = [*others, (parent, lambda d: d / factor)]
+            yield "factor"
     child.links = kept
+
+
+def detours(out: Tensor) -> Iterator[None]:
+    """Lead gradients past functions: from an array to an earlier one of the same shape."""
+    nodes = topological(out)
+    links = {id(node): node.links for node in nodes}
+    users = {id(p): [n for n in nodes if any(q is p for q, _ in n.links)] for p in nodes}
+    for early, late in itertools.combinations(nodes, 2):
+        if early.shape != late.shape or not early.ndim:
+            continue
+        for cut in (*([user] for user in users[id(early)]), users[id(early)]):
+            for user in cut:  # early gets late's gradient in place of its users'
+                user.links = [link for link in user.links if link[0] is not early]
+            late.links = [*late.links, (early, lambda d: d)]
+            yield
+            for node in (*cut, late):
+                node.links = links[id(node)]
+        for user in users[id(late)]:  # what is late's goes to early at once
+            user.links = [(early if p is late else p, back) for p, back in user.links]
+            yield
+            user.links = links[id(user)]

@@ -80,6 +80,35 @@ SLIPS = [
      "not accumulated"),
     ("membottleneck_backward", "return dcontext[:, :M], dcontext[:, M:]",
      "return -dcontext[:, :M], dcontext[:, M:]", "sign"),
+    ("softmax_backward", "row_sum(dp * p)", "row_sum(p)", "factor"),
+    ("layernorm_backward", "row_sum(dxhat) / C - xhat * (row_sum(dxhat * xhat) / C)",
+     "row_sum(dxhat) - xhat * row_sum(dxhat * xhat)", "factor"),
+    ("layernorm_backward", "dy.shape[-1], dy * g", "dy.shape[-1], dy / g", "factor"),
+    ("layernorm_backward", "column_sum(dy * xhat)", "column_sum(dy * g)", "factor"),
+    ("layernorm_backward", "row_sum(dxhat) / C", "row_sum(dy) / C", "factor"),
+    ("attention_backward", "softmax_backward(do @ v.swapaxes(2, 3), p)", "do @ v.swapaxes(2, 3)",
+     "past"),
+    ("attention_backward", "(dk, dv), axis=1", "(dk, dv), axis=3", "order"),
+    ("attention_backward", "dcontext, dwq, dwkv, dwo", "dcontext, dwkv, dwq, dwo", "order"),
+    ("update_backward", "return dx + dmh, dcontext", "return dx + dh, dcontext", "past"),
+    ("update_backward", "return dx + dmh, dcontext", "return dcontext, dx + dmh", "order"),
+    ("update_backward", "layernorm_backward(da + dff,", "layernorm_backward(da + dh,", "past"),
+    ("update_backward", "ln1_g=dln1_g", "ln1_g=dln2_g", "order"),
+    ("embedding_backward", "one_hot(tokens, vocabulary,", "one_hot(tokens, vocabulary - 1,",
+     "shape"),
+    ("embedding_backward", "dmem.sum(axis=0)", "dmem.sum(axis=1)", "shape"),
+    ("embedding_backward", "return dembed, dmem.sum(axis=0)", "return dmem.sum(axis=0), dembed",
+     "order"),
+    ("membottleneck_backward", "dcontext[:, rows] += dx_seq", "dcontext[:, rows] = dx_seq",
+     "not accumulated"),
+    ("membottleneck_backward",
+     """    dx_seq, dmem_read = update_backward(dseq, c_seq, dp["seq"])
+    dx_mem, dcontext = update_backward(dmem + dmem_read, c_mem, dp["mem"])
+""",
+     """    dx_mem, dcontext = update_backward(dmem, c_mem, dp["mem"])
+    dx_seq, dmem_read = update_backward(dseq, c_seq, dp["seq"])
+    dcontext[:, :M] += dmem_read
+""", "past"),
 ]  # fmt: skip
 
 
@@ -109,6 +138,17 @@ def test_a_slip_that_nobody_knows():
     unknown = FULL.replace("return dx, column_sum(dy * xhat)", "return dx, column_sum(np.cos(dy))")
     text = said("layernorm_backward", unknown)
     assert text.endswith("this slip. Right: x, b. Look at what the wrong ones share.")
+
+
+def test_a_long_list_is_counted():
+    wrong = FULL.replace("return dx + dmh, dcontext", "return dx + np.cos(dmh), dcontext")
+    assert "Right: all the others (12)." in said("update_backward", wrong)
+
+
+@pytest.mark.parametrize("wrong", ["p * dp", "return p, dp"])
+def test_another_number_of_results(wrong):
+    source = FULL.replace("return p * (dp - row_sum(dp * p))", wrong)
+    assert "Does it return all that its docstring says" in said("softmax_backward", source)
 
 
 def test_every_gradient_exercise_has_three_slips():
