@@ -39,7 +39,7 @@ TASKS = {
 
 TRAINING, VALIDATION, TEST, START = range(4)  # independent random streams of one seed
 VALIDATE_EVERY, VALIDATE_ON, TEST_ON = 25, 256, 1000  # steps, sequences, sequences
-SOLVED = 0.995  # exact match of each of the last two validations
+SOLVED = 1.0  # exact match of each of the last two validations: 0.995 let 0.982 on the test through
 FILES = ("checkpoint.npz", "model.npz", "log.csv", "result.json", "curve.png", "attention.png")
 
 

@@ -3,7 +3,6 @@
 One seed, shown as it went; experiments.attention counts over seeds.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def draw(s: common.Settings, frames: list, path: Path) -> None:
 
 def main() -> int:
     """0 done, 2 bad arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = train_toy.Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="of the run (0)")
     parser.add_argument("--quick", action="store_true", help="60 steps: only to see it work")
     parser.add_argument("--out", type=Path, help="where to write (figures; --quick: runs/quick)")

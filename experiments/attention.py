@@ -55,12 +55,16 @@ def strongest(weights: memt.Array, even: memt.Array, M: int) -> str:
 
 
 def shape(weights: memt.Array, block: str, M: int, n: int) -> str:
-    """The shape of a block; of its heaviest part where the sequence is n symbols and n slots."""
+    """The shape of a block.
+
+    Where the sequence is n symbols and n slots, only the slots' rows count, since they answer, and
+    of the columns the symbols' or the slots', whichever get more.
+    """
     part = blocks(weights, M)[block]
     if weights.shape[0] == M + 2 * n:
-        for axis, in_sequence in enumerate((block in ("READ", "ORDINARY"), block != "READ")):
-            if in_sequence and part.shape[axis] == 2 * n:
-                part = max(np.split(part, 2, axis), key=np.sum)
+        part = part[n:] if block in ("READ", "ORDINARY") else part
+        halves = [part] if block in ("PROCESS", "READ") else np.split(part, 2, axis=1)
+        part = max(halves, key=np.sum)
     return shapes.name(part)
 
 
@@ -169,16 +173,19 @@ def show(axes, weights: memt.Array, M: int) -> None:
 def name_blocks(axes, M: int, size: int, points: float) -> None:
     """Write PROCESS, WRITE and READ into a map (size, size)."""
     style = {"color": "white", "fontsize": points, "weight": "bold", "va": "top"}
-    axes.text(0, 0, "PROCESS", **style)
+    axes.text(0, 0, "PRO-\nCESS", **style)
     axes.text(size - 1, 0, "WRITE", ha="right", **style)
     axes.text(M + 0.5, M + 1, "← READ", **style)
 
 
 def panel_title(weights: memt.Array, even: memt.Array, M: int, n: int) -> str:
-    """Share of the strongest block, and its shape."""
+    """Share of the strongest block, and its shape; where it has none, a block that has one."""
     block = strongest(weights, even, M)
-    share = 100 * shares(weights, M)[block]
-    return f"{block} {share:.0f} %\n{shape(weights, block, M, n)}"
+    share, what = 100 * shares(weights, M)[block], shape(weights, block, M, n)
+    if what == "none":
+        others = ((b, shape(weights, b, M, n)) for b in ("READ", "WRITE", "PROCESS", "ORDINARY"))
+        what = next((f"{b}: {found}" for b, found in others if found != "none"), "none")
+    return f"{block} {share:.0f} %\n{what}"
 
 
 def picture(path: Path, title: str, note: str, config: memt.Config, maps, roads, n: int) -> None:
@@ -193,16 +200,17 @@ def picture(path: Path, title: str, note: str, config: memt.Config, maps, roads,
         show(axes, maps[layer, head], M)
         text = panel_title(maps[layer, head], even, M, n)
         axes.set_title(f"layer {layer + 1} · head {head + 1}\n{text}", fontsize=14)
-    for axes, way in zip(grid[:, H], roads, strict=True):
+    for layer, (axes, way) in enumerate(zip(grid[:, H], roads, strict=True), 1):
         if way is None:
             axes.text(0.5, 0.5, "written,\nnever read", ha="center", va="center")
             axes.axis("off")
             continue
         part = way[n:, :n] if 2 * n == T else way
         show(axes, part, 0)
-        axes.set_title(f"ROAD\nsymbol → slot\n{shapes.name(part)}", fontsize=14, weight="bold")
+        axes.set(xlabel="symbol", ylabel="slot")
+        axes.set_title(f"ROAD, layer {layer}\n{shapes.name(part)}", fontsize=14, weight="bold")
     name_blocks(grid[0, 0], M, M + T, 9)
-    grid[0, 0].set(xlabel="source", ylabel="target")
+    grid[-1, 0].set(xlabel="source", ylabel="target")
     common.save(figure, path)
 
 
@@ -221,8 +229,8 @@ def draw(rows: list[common.Row], out: Path) -> None:
     )
     note = (
         f"membottleneck, reverse, n = 10, M = 10, seed {own[0]['seed']} of {len(own)}, mean of "
-        f"{train_toy.TEST_ON} test sequences, root scale 0 to 1;\nmemory sorted by what it writes; "
-        f"road weight to the right symbol {right:.2f}, to another {beside:.3f} (mean of all seeds)"
+        f"{train_toy.TEST_ON} test sequences; dark 0, yellow 1, root scale;\nmemory sorted by what "
+        f"it writes; mean road to the right symbol {right:.2f}, to another {beside:.3f}"
     )
     picture(out / "attention.png", title, note, s.config(), maps, roads, s.length)
 

@@ -105,8 +105,8 @@ def draw_local(axes, rows: list[common.Row]) -> None:
         by_memory = common.group(own, "memory")
         values = np.array([100 * common.numbers(r, "symbol") for r in by_memory.values()]).T
         common.line(axes, range(len(by_memory)), values, i, label=f"window {window}")
-        level = in_reach(int(window), 2)
-        axes.plot([-0.3, 0.3], [level, level], color="black", lw=2, label=None if i else "in reach")
+    levels = [in_reach(int(window), 2) for (window,) in common.group(rows, "window")]
+    axes.hlines(levels, -0.3, 0.3, color="black", lw=2, zorder=3, label="in reach")
     axes.set(xticks=range(len(by_memory)), xticklabels=[M for (M,) in by_memory], ylim=(0, 103))
     axes.set(xlabel="memory tokens M", ylabel="symbols right (%)")
     axes.set_title("reverse, local attention, 2 layers")
@@ -167,7 +167,7 @@ def draw(rows: list[common.Row], out) -> None:
         f"Local (window {window}): {low:.0f} % right, with {most} memory tokens {high:.0f} %.\n"
         f"Global: {better} of {len(found)} comparisons gain clearly, {worse} lose",
         f"n = 10, 10 symbols, {rows[0]['steps']} steps, {len(common.group(rows, 'seed'))} seeds; "
-        "left: width 32, mean and range; bars: what two windows reach, the\nrest guessed; right: "
+        "left: width 32, mean and range; black: what two windows reach, the\nrest guessed; right: "
         "width 16, M = 10, mean and 95 % interval (clearly: without 0), in brackets: symbols right",
         columns=2,
         width_ratios=(5, 6),

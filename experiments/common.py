@@ -222,7 +222,7 @@ def count(text: str) -> int:
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """The options that all experiments have."""
-    parser = argparse.ArgumentParser(
+    parser = train_toy.Parser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     known = parser.add_argument
