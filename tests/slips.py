@@ -24,7 +24,8 @@ WORDS = {
     "factor": "factor: a product is not differentiated right; its other factor is missing, there "
     "twice or another one, or a constant is.",
     "sign": "sign: a gradient has the wrong sign.",
-    "transposed": "transposed: a product has its factors in the wrong order, or untransposed.",
+    "transposed": "transposed: a product has its factors in the wrong order, untransposed, or another "
+    "array for one of them.",
     "shapes": "shapes: these two do not belong to the same array. Write the shape of each beside "
     "its line (keepdims? other rows?).",
     "order": "order: the numbers are right, their places in the array are not.",
@@ -33,7 +34,8 @@ WORDS = {
     "past": "past: somewhere a gradient goes past a function that it must go through, or it is "
     "that of another array of the same shape. Which `d` belongs to which array?",
     "axis": "axis: a sum runs over the wrong axis.",
-    "gate": "gate: where ReLU passes is decided on the way forward, not by the gradient.",
+    "gate": "gate: ReLU lets a gradient pass only where its input was positive; the way forward "
+    "decides that, not the gradient.",
     "rows": "not accumulated: some rows are right and others wrong. What do the wrong ones share?",
 }
 
@@ -110,7 +112,8 @@ def direct_slip(grads: Grads, reference: Grads, before: Grads, wrong: list[str])
             return "overwritten"
         if same(a.T, b):
             return "transposed"
-        if any(same(a, c) for other, c in reference.items() if other != name):
+        others = reference if len(wrong) < 4 else wrong  # of many one may be so by chance
+        if any(same(a, reference[other]) for other in others if other != name):
             return "swapped"
         if same(np.sort(a, axis=None), np.sort(b, axis=None)):
             return "order"
@@ -146,13 +149,15 @@ def tape_slip(
             whole = broken
         if all(same(cut[n], b) for n, b in reference.items() if n not in wrong):
             terms.add(term_slip(grads, cut, whole, wrong, values))
-        flows.append((reference[wrong[0]] - broken[wrong[0]]).ravel())
+        if slip in ("missing sum", "not accumulated"):
+            flows.append((reference[wrong[0]] - broken[wrong[0]]).ravel())
     if len(wrong) == 1:
         off = (grads[wrong[0]] - reference[wrong[0]]).ravel()
-        if any(mixture(off, pair) for pair in itertools.combinations(flows, 2)):
-            return "factor"
+        slips = (mixture(off, pair) for pair in itertools.combinations(flows, 2))
+        if slip := next(filter(None, slips), ""):
+            return slip
     if any(terms):
-        return next(slip for slip in ("factor", "axis", "missing sum") if slip in terms)
+        return next(slip for slip in ("axis", "factor", "missing sum") if slip in terms)
     for _ in detours(out):
         broken = read(out, tensors)
         if all(same(grads[n], broken[n]) for n in wrong):
@@ -173,11 +178,14 @@ def factor_wrong(a: Array, reference: Grads, name: str, values: list[Array]) -> 
     )
 
 
-def mixture(a: Array, parts: tuple[Array, Array]) -> bool:
-    """Whether a is a sum of multiples of the parts."""
+def mixture(off: Array, parts: tuple[Array, Array]) -> str:
+    """The slip made in two terms at once, if what is off is the sum of a multiple of each."""
     columns = np.stack(parts, axis=1)
-    share = np.linalg.lstsq(columns, a, rcond=None)[0]
-    return same(columns @ share, a)
+    share = np.linalg.lstsq(columns, off, rcond=None)[0]
+    if not same(columns @ share, off):
+        return ""
+    known = {-1: "not accumulated", -2: "sign"}  # a term that is gone; one that is turned
+    return next((slip for x, slip in known.items() if np.allclose(share, x)), "factor")
 
 
 def term_slip(grads: Grads, cut: Grads, whole: Grads, wrong: list[str], values) -> str:
@@ -188,6 +196,9 @@ def term_slip(grads: Grads, cut: Grads, whole: Grads, wrong: list[str], values) 
     if len(wrong) > 1:
         return ""
     a, b = given[0], right[0]
+    for v in fitting(values, a):
+        if constant(b / v, -1) and np.allclose(a / v, (b / v)[..., 0].sum()):
+            return "axis"  # one sum over all
     for v in fitting(values, a):
         if multiple(a * v, b) or multiple(a, b * v):
             return "factor"
@@ -258,13 +269,12 @@ def broken_links(parent: Tensor, child: Tensor, full: dict[int, Array]) -> Itera
     child.links = [*others, *((parent, lambda d, back=back: -back(d)) for back in own)]
     yield "sign"
     if stretches(parent.shape, child.shape):
+        factor = own[0](np.ones(child.shape))
         child.links = [*others, (parent, lambda d: d)]
-        yield "factor"
+        yield "factor" if factor.all() else "gate"
         child.links = [*others, (parent, lambda d: d * (d > 0))]
         yield "gate"
-    if parent.shape == child.shape and len(own) == 1:
-        factor = own[0](np.ones(child.shape))
-        if factor.shape == d.shape and factor.all():
+        if parent.shape == child.shape and len(own) == 1 and factor.all():
             child.links = [*others, (parent, lambda d: d / factor)]
             yield "factor"
     child.links = kept

@@ -58,13 +58,13 @@ SLIPS = [
     ("attention_backward", "ds.swapaxes(2, 3) @ q", "ds.swapaxes(2, 3) @ q * D**-0.5", "factor"),
     ("tied_backward", "dr * (r > 0)", "dr * (dr > 0)", "gate"),
     ("tied_backward", "dw += ", "dw = ", "not accumulated"),
-    ("tied_backward", "dr * (r > 0)", "dr", "factor"),
+    ("tied_backward", "dr * (r > 0)", "dr", "gate"),
     ("tied_backward", "dx = dy + du", "dx = du", "not accumulated"),
     ("update_backward", "return dx + dmh, dcontext", "return dx, dcontext", "not accumulated"),
     ("update_backward", "layernorm_backward(da + dff, c_ln1)", "layernorm_backward(da, c_ln1)",
      "not accumulated"),
     ("update_backward", "add_into(dp, w1=dw1", "dp.update(w1=dw1", "not accumulated"),
-    ("update_backward", "du = relu_backward(dr, c_relu)", "du = dr", "factor"),
+    ("update_backward", "du = relu_backward(dr, c_relu)", "du = dr", "gate"),
     ("update_backward", ", w2=dw2, b2=db2", ", w2=dw2", "left out"),
     ("softmax_backward", "row_sum(dp * p)", "(dp * p).sum(axis=-1)", "shapes"),
     ("embedding_backward", ".T @ rows_of(dseq)", ".T @ rows_of(dseq) / 2", "factor"),
@@ -81,6 +81,12 @@ SLIPS = [
     ("membottleneck_backward", "return dcontext[:, :M], dcontext[:, M:]",
      "return -dcontext[:, :M], dcontext[:, M:]", "sign"),
     ("softmax_backward", "row_sum(dp * p)", "row_sum(p)", "factor"),
+    ("softmax_backward", "row_sum(dp * p)", "(dp * p).sum()", "axis"),
+    ("layernorm_backward", "(dxhat - row_sum(dxhat) / C - xhat * (row_sum(dxhat * xhat) / C))",
+     "dxhat", "not accumulated"),
+    ("layernorm_backward", "- row_sum(dxhat) / C - xhat * (", "+ row_sum(dxhat) / C + xhat * (",
+     "sign"),
+    ("update_backward", "linear_backward(dff, c_w2)", "linear_backward(dh, c_w2)", "past"),
     ("layernorm_backward", "row_sum(dxhat) / C - xhat * (row_sum(dxhat * xhat) / C)",
      "row_sum(dxhat) - xhat * row_sum(dxhat * xhat)", "factor"),
     ("layernorm_backward", "dy.shape[-1], dy * g", "dy.shape[-1], dy / g", "factor"),
@@ -165,6 +171,7 @@ OTHERS = [
     ("READING", "READING = {", "READING = 3\nOTHER = {", "must be a dict"),
     ("build_mask", "mask[M:, M:][", "mask.T[M:, M:].T[", ""),
     ("build_mask", "radius = -1 if", "radius = 0 if", "may that target see that source"),
+    ("build_mask", "-np.inf", "-1e9", "holds -1000000000.0: must be 0 or -inf"),
     ("build_mask", "> radius", ">= radius", "may that target see that source"),
     ("build_mask", "mask[M:, M:][", "mask[:T, :T][", "may that target see that source"),
     ("sort_task", "np.sort(x, axis=1)", "np.sort(x, axis=0)", "right is ["),
@@ -222,6 +229,16 @@ def test_the_starter_numbers_its_exercises_like_the_lesson_and_gives_nothing_awa
     model = (grade.ROOT / "memt.py").read_text(encoding="utf-8")
     for spoiler in solutions.SPOILERS:
         assert spoiler in model and spoiler not in grade.starter()
+
+
+def test_a_mistake_in_what_is_called_is_named():
+    wrong = FULL.replace("p * (dp - row_sum(dp * p))", "p * dp")
+    for name in ("attention_backward", "update_backward", "membottleneck_backward"):
+        assert said(name, wrong).startswith("softmax_backward is still wrong")
+
+
+def test_the_lines_to_mend_are_those_of_the_starter():
+    assert set(grade.GIVEN) == set(solutions.PLANTED.values())
 
 
 def test_what_cannot_run_gets_one_message():
