@@ -168,7 +168,7 @@ def draw(rows: list[common.Row], out) -> None:
         f"Global: {better} of {len(found)} comparisons gain clearly, {worse} lose",
         f"n = 10, 10 symbols, {rows[0]['steps']} steps, {len(common.group(rows, 'seed'))} seeds; "
         "left: width 32, mean and range; black: what two windows reach, the\nrest guessed; right: "
-        "width 16, M = 10, mean and 95 % interval (clearly: without 0), in brackets: right with memory",
+        "width 16, M = 10, mean and 95 % interval (clear: without 0); brackets: right with memory",
         columns=2,
         width_ratios=(5, 6),
     )

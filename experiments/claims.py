@@ -50,7 +50,7 @@ def measured_variants(rows: Rows) -> str:
     for v in reversed(common.VARIANT_COLORS):
         steps = [common.numbers(pick(rows, variant=v, task=t), "goal") for t in ("copy", "reverse")]
         parts.append(f"{v} " + " / ".join(f"{x.mean():.0f} ± {x.std(ddof=1):.0f}" for x in steps))
-    return f"steps to {100 * variants.GOAL:.0f} % exact, copy / reverse: " + ", ".join(parts)
+    return f"steps to {100 * variants.GOAL:.0f} % exact, copy / reverse: " + "; ".join(parts)
 
 
 def measured_capacity(rows: Rows) -> str:
@@ -164,6 +164,7 @@ def table(folder: Path = HERE) -> str:
             raise FileNotFoundError(f"{folder / name}.csv has no rows: run experiments.{name}")
         seeds = len(common.group(rows, "seed"))
         found = f"{measured(rows)}; {seeds} seeds"
+        found = found.replace(": ", ":<br>", 1).replace("; ", "<br>")  # lines of a cell
         lines.append(f"| {claim} | {who} | {found} | `python -m experiments.{name}` |")
     return "\n".join(lines)
 

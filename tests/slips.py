@@ -24,8 +24,8 @@ WORDS = {
     "factor": "factor: a product is not differentiated right; its other factor is missing, there "
     "twice or another one, or a constant is.",
     "sign": "sign: a gradient has the wrong sign.",
-    "transposed": "transposed: a product has its factors in the wrong order, untransposed, or another "
-    "array for one of them.",
+    "transposed": "transposed: a product has its factors in the wrong order, untransposed, or "
+    "another array for one of them.",
     "shapes": "shapes: these two do not belong to the same array. Write the shape of each beside "
     "its line (keepdims? other rows?).",
     "order": "order: the numbers are right, their places in the array are not.",

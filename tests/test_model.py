@@ -121,7 +121,8 @@ def twins(layers, rng):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_memctrl_with_equal_sets_is_memtransformer(layers):
+def test_equal_sets(layers):
+    """MemCtrl with equal parameter sets is MemTransformer."""
     rng = np.random.default_rng(20)
     (shared, params), (two, copies) = twins(layers, rng)
     tokens, targets = random_batch(shared, rng)
@@ -160,7 +161,8 @@ def changed_rows(variant, layers, rng):
         ("memtransformer", 1, list(range(T))),
     ],
 )
-def test_how_far_a_symbol_reaches(variant, layers, expected):
+def test_reach(variant, layers, expected):
+    """Which outputs notice that one symbol changes."""
     assert changed_rows(variant, layers, np.random.default_rng(21)) == expected
 
 
@@ -191,7 +193,7 @@ def test_a_wide_window_is_no_window():
     assert abs(a - b).max() < 1e-14
 
 
-def test_memory_is_updated_before_the_sequence_reads_it():
+def test_memory_first():
     """Membottleneck by hand from `update`, in the right order; in the wrong one it differs."""
     rng = np.random.default_rng(24)
     config = memt.Config(**SIZES, layers=1, memory=5, variant="membottleneck")
