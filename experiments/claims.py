@@ -44,12 +44,21 @@ def measured_attention(rows: Rows) -> str:
     return "membottleneck: " + "; ".join(parts)
 
 
+def goal(rows: Rows) -> str:
+    """Mean and deviation of the steps to the goal, and how many runs got there if not all."""
+    steps = common.numbers([row for row in rows if row["goal"]], "goal")
+    if len(steps) < 2:
+        return f"{len(steps)} of {len(rows)} runs"
+    text = f"{steps.mean():.0f} ± {steps.std(ddof=1):.0f}"
+    return text if len(steps) == len(rows) else f"{text} ({len(steps)} of {len(rows)} runs)"
+
+
 def measured_variants(rows: Rows) -> str:
     """Steps to the goal on both tasks."""
     parts = []
     for v in reversed(common.VARIANT_COLORS):
-        steps = [common.numbers(pick(rows, variant=v, task=t), "goal") for t in ("copy", "reverse")]
-        parts.append(f"{v} " + " / ".join(f"{x.mean():.0f} ± {x.std(ddof=1):.0f}" for x in steps))
+        steps = [goal(pick(rows, variant=v, task=t)) for t in ("copy", "reverse")]
+        parts.append(f"{v} " + " / ".join(steps))
     return f"steps to {100 * variants.GOAL:.0f} % exact, copy / reverse: " + "; ".join(parts)
 
 

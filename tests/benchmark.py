@@ -344,6 +344,7 @@ def run_torch(seed: int) -> None:
         tokens, targets = (torch.from_numpy(np.ascontiguousarray(x)) for x in batch)
         adam.zero_grad()
         F.cross_entropy(logits_of(tokens).flatten(0, 1), targets.flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(params.values(), 1.0)
         adam.step()
         if state.step == 1:
             print("first", flush=True)

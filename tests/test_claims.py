@@ -40,6 +40,12 @@ def test_every_number_of_the_table_is_that_of_the_csv():
             ]
 
 
+def test_a_run_that_never_got_there_is_counted():
+    rows = [{"goal": "100"}, {"goal": ""}, {"goal": "300"}]
+    assert claims.goal(rows) == "200 ± 141 (2 of 3 runs)"
+    assert claims.goal(rows[1:]) == "1 of 2 runs" and claims.goal(rows[::2]) == "200 ± 141"
+
+
 @pytest.mark.parametrize("name", sorted({claim[0] for claim in claims.CLAIMS}))
 def test_committed_results_have_five_seeds_and_a_picture(name):
     rows = common.read_rows(ROOT / "figures" / f"{name}.csv")
