@@ -135,8 +135,8 @@ def init_params(config: Config, rng: np.random.Generator, dtype=np.float32) -> P
     """Random parameters (float32 or float64) as views into one vector, which `flat` returns.
 
     Ours: weights normal with variance 1/inputs, embedding and memory normal with variance 1 (as
-    large as the positions), biases 0, gains 1. Memory must be random: rows that start equal stay
-    equal. Draws are float64 whatever the dtype, so that both types start from the same model.
+    large as the positions), biases 0, gains 1. Draws are float64 whatever the dtype, so that both
+    types start from the same model. Memory must be random: rows that start equal stay equal.
     """
     params = zero_params(config, dtype)
     for name, p in params.items():

@@ -13,7 +13,7 @@ PLANTED = {"du = dr * (r > 0)": "du = dr * (dr > 0)", "dw += rows_of(x).T": "dw 
 # what memt.py says and the exercises ask
 SPOILERS = (
     ": the rows of p sum to 1, so a constant added to dp is lost",
-    ": rows that start equal stay\n    equal",
+    ": rows that start equal stay equal",
     ", a radius of -1",
     ": the sequence first, then memory",
     "  # nothing reads the final memory",
