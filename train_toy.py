@@ -392,24 +392,23 @@ class Parser(argparse.ArgumentParser):
 
 NUMBERS = {
     "memory": "memory tokens, M",
-    "length": "symbols in a sequence, n (10)",
-    "symbols": "size of the alphabet (10)",
+    "length": "symbols in a sequence, n",
+    "symbols": "size of the alphabet",
     "width": "numbers per row, C",
     "heads": "attention heads, H",
     "hidden": "width inside the feed-forward net, F",
     "layers": "layers, L",
-    "window": "radius within which sequence rows see each other (no limit)",
+    "window": "radius within which sequence rows see each other; not for masked, membottleneck",
     "steps": "most training steps; a run stops when it is solved",
     "batch": "sequences per step",
-    "seed": "of data and initial parameters (0)",
+    "seed": "of data and initial parameters",
 }
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Options without defaults: those depend on the variant."""
-    shown = ("memory", "layers", "width", "heads", "hidden", "batch", "lr", "steps")
+    """Options without defaults: those may depend on the variant."""
     defaults = [(v, default_settings(v)) for v in memt.VARIANTS]
-    own = (f"  {v:<15} {' '.join(f'--{n} {getattr(s, n)}' for n in shown)}" for v, s in defaults)
+    own = (f"  {v:<15} --memory {s.memory} --layers {s.layers}" for v, s in defaults)
     parser = Parser(
         description="Train a Memory Transformer on a toy task and draw what its memory does.",
         epilog="defaults by variant:\n" + "\n".join(own),
@@ -420,10 +419,12 @@ def make_parser() -> argparse.ArgumentParser:
     known = parser.add_argument
     known("--task", choices=TASKS, help="what to learn (reverse)")
     known("--variant", help=f"{', '.join(memt.VARIANTS)} (membottleneck)")
+    varied = {"memory": "see below", "layers": "see below", "window": "no limit"}
     for name, text in NUMBERS.items():
-        known(f"--{name}", type=int, help=text)
-    known("--lr", type=float, help="largest learning rate of Adam")
-    known("--share-controller", action="store_true", help="one memory update for all layers")
+        known(f"--{name}", type=int, help=f"{text} ({varied.get(name, getattr(Settings, name))})")
+    known("--lr", type=float, help=f"largest learning rate of Adam ({Settings.lr})")
+    shared = "one memory update for all layers; memctrl and membottleneck"
+    known("--share-controller", action="store_true", help=shared)
     known("--out", type=Path, help="directory to write (runs/TASK-VARIANT-SEED)")
     known("--resume", action="store_true", help="go on from the checkpoint in the directory")
     known("--overwrite", action="store_true", help="replace the run in the directory")
