@@ -1,6 +1,6 @@
-"""Small wrong edits of memt.py and autograd.py, each of which the fast tests must notice.
+"""Small wrong edits of memt.py, autograd.py and train_toy.py, each of which the fast tests must notice.
 
-    python -m tests.mutants                  # all of them, about five minutes on two idle cores
+    python -m tests.mutants                  # all of them, about six minutes on two idle cores
     python -m tests.mutants --only layernorm --jobs 1
 
 Every mutant is a copy of the tree with one edit: where it is, text that stands there exactly once,
@@ -26,6 +26,7 @@ TESTS = {
     "memt": ["test_pairs.py", "test_trust.py", "test_model.py", "test_files.py",
              "test_attacks.py::test_bad_files"],
     "autograd": ["test_autograd.py", "test_trust.py"],
+    "train_toy": ["test_train.py"],
 }  # fmt: skip
 SLOW = ["test_pairs.py::test_wiring", "test_model.py::test_gradients_against_finite_differences"]
 
@@ -399,6 +400,53 @@ MUTANTS = [
     ("autograd.check_grad", "if wrong:", "if len(wrong) > 1:"),
     ("autograd.check_grad", "print(table)", "pass"),
     ("autograd.check_grad", "finite_differences(f, params, step)", "grads"),
+    # ------------------------------------------------------------ train_toy.py: what it computes and keeps
+    ("train_toy.Settings", '("length", "steps", "batch")', '("length", "steps")'),
+    ("train_toy.Settings", 'memt.check_size("seed", self.seed, 0)', "pass"),
+    ("train_toy.Settings", "0 < self.lr < math.inf", "0 < self.lr"),
+    ("train_toy.Settings", "if self.task not in TASKS:", "if False:"),
+    ("train_toy.default_settings", "**DEFAULTS.get(variant, {}), **given", "**given, **DEFAULTS.get(variant, {})"),
+    ("train_toy.make_batch", "[s.seed, stream, step]", "[s.seed, stream]"),
+    ("train_toy.make_batch", "[s.seed, stream, step]", "[s.seed, 0, step]"),
+    ("train_toy.make_batch", "[s.seed, stream, step]", "[0, stream, step]"),
+    ("train_toy.make_batch", "np.full_like(x, s.symbols)", "np.full_like(x, s.symbols - 1)"),
+    ("train_toy.make_batch", "TASKS[s.task](x)", 'TASKS["copy"](x)'),
+    ("train_toy.slots", "slice(s.length, 2 * s.length)", "slice(0, s.length)"),
+    ("train_toy.evaluate", "right.all(axis=1)", "right.any(axis=1)"),
+    ("train_toy.evaluate", "float(right.mean())", "float(right[:, 0].mean())"),
+    ("train_toy.clip", "min(1.0, 1.0 /", "min(1.0, 2.0 /"),
+    ("train_toy.clip", "min(1.0, 1.0 / np.linalg.norm(grad))", "1.0 / np.linalg.norm(grad)"),
+    ("train_toy.learning_rate", "step / 100", "step / 10"),
+    ("train_toy.learning_rate", "math.cos", "math.sin"),
+    ("train_toy.learning_rate", ") / 2", ")"),
+    ("train_toy.adam", "0.1 * (grad - m)", "0.1 * grad"),
+    ("train_toy.adam", "grad * grad - v", "abs(grad) - v"),
+    ("train_toy.adam", "m / (1 - 0.9**step)", "m"),
+    ("train_toy.adam", "v / (1 - 0.999**step)", "v"),
+    ("train_toy.adam", "1e-8", "1e-2"),
+    ("train_toy.adam", "vector -=", "vector +="),
+    ("train_toy.start", "[s.seed, START]", "[s.seed, TEST]"),
+    ("train_toy.finished", "state.log[-2:]", "state.log[-1:]"),
+    ("train_toy.finished", "len(state.log) > 1 and", "len(state.log) > 0 and"),
+    ("train_toy.finished", "state.step >= s.steps", "state.step > s.steps"),
+    ("train_toy.training", "clip(grad)", "pass"),
+    ("train_toy.training", "TRAINING, step)", "TRAINING, 1)"),
+    ("train_toy.training", "VALIDATION, step)", "TRAINING, step)"),
+    ("train_toy.training", " or step == s.steps", ""),
+    ("train_toy.training", "if not math.isfinite(sum(row, state.loss)):", "if False:"),
+    ("train_toy.training", "state.log += [row] if row else []", "state.log = [row] if row else []"),
+    ("train_toy.write_checkpoint", '"v": state.v', '"v": state.m'),
+    ("train_toy.read_checkpoint", "array[:] = arrays[name]", "pass"),
+    ("train_toy.read_checkpoint", 'int(about["step"])', "0"),
+    ("train_toy.read_checkpoint", " or not np.isfinite(arrays[name]).all()", ""),
+    ("train_toy.write_result", '"steps": state.step', '"steps": s.steps'),
+    ("train_toy.prepare", "if held and not resume and not overwrite:", "if False:"),
+    ("train_toy.prepare", "if resume and overwrite:", "if False:"),
+    ("train_toy.prepare", "if getattr(s, name) != value:", "if False:"),
+    ("train_toy.prepare", "(out / name).unlink()", "pass"),
+    ("train_toy.run", "return 128 + stopped[0]", "return 0"),
+    ("train_toy.Parser", "self.exit(2,", "self.exit(1,"),
+    ("train_toy.main", "        return 1", "        return 0"),
 ]  # fmt: skip
 
 

@@ -150,6 +150,53 @@ def test_a_run_that_is_solved_stops():
     assert scores[2] >= 0.99
 
 
+def test_one_good_validation_is_not_enough():
+    s = default_settings(**TINY)
+    state = train_toy.start(s)
+    for row, solved in (((25, 0.1, 1.0, 1.0), False), ((50, 0.1, 1.0, 1.0), True)):
+        state.log.append(row)
+        assert train_toy.finished(s, state) == solved
+    state.log.append((55, 0.1, 1.0, 0.99))
+    assert not train_toy.finished(s, state)
+
+
+def test_the_log_is_that_of_the_validation_stream():
+    s = default_settings(**TINY)
+    state = train(s, until=25)
+    batch = train_toy.make_batch(s, train_toy.VALIDATE_ON, train_toy.VALIDATION, 25)
+    assert state.log == [(25, *train_toy.evaluate(state.params, s, *batch)[:3])]
+
+
+def test_an_unknown_task():
+    with pytest.raises(ValueError, match="task is 'sort': must be one of copy, reverse"):
+        default_settings(task="sort")
+
+
+@pytest.mark.parametrize("name", ["vector", "m", "v"])
+def test_a_checkpoint_with_nan(name, tmp_path):
+    s = default_settings(**TINY)
+    state = train(s, until=2)
+    {"vector": memt.flat(state.params), "m": state.m, "v": state.v}[name][3] = np.nan
+    train_toy.write_checkpoint(tmp_path, s, state)
+    with pytest.raises(ValueError, match=f"{name} does not fit"):
+        train_toy.read_checkpoint(tmp_path)
+
+
+def test_the_result_says_how_many_steps_it_took(tmp_path):
+    s = default_settings(**TINY)
+    train_toy.write_result(tmp_path, s, train(s, until=7), (0.5, 0.25, 0.125))
+    said = json.loads((tmp_path / "result.json").read_text())
+    assert (said["steps"], said["max_steps"], said["loss"], said["exact"]) == (7, 60, 0.5, 0.125)
+
+
+def test_overwriting_removes_the_whole_old_run(tmp_path):
+    for name in train_toy.FILES:
+        (tmp_path / name).touch()
+    (tmp_path / "notes.txt").touch()
+    train_toy.prepare({**TINY, "out": tmp_path, "overwrite": True})
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 # ---------------------------------------------------------------- the command
 
 
