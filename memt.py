@@ -17,6 +17,7 @@ Arrays have one float type throughout, that of the parameters: float32 to train,
 import difflib
 import functools
 import io
+import itertools
 import json
 import math
 import os
@@ -125,10 +126,10 @@ def zero_params(config: Config, dtype=np.float32) -> Params:
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype is {dtype}: must be float32 or float64")
     shapes = param_shapes(config)
-    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    ends = list(itertools.accumulate(map(math.prod, shapes.values()), initial=0))
     vector = np.zeros(ends[-1], dtype)
-    pieces = np.split(vector, ends[:-1])
-    return {name: piece.reshape(s) for (name, s), piece in zip(shapes.items(), pieces, strict=True)}
+    parts = zip(shapes.items(), itertools.pairwise(ends), strict=True)
+    return {name: vector[a:b].reshape(shape) for (name, shape), (a, b) in parts}
 
 
 def init_params(config: Config, rng: np.random.Generator, dtype=np.float32) -> Params:

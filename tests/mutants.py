@@ -51,7 +51,7 @@ MUTANTS = [
     ("memt.role_names", '"seq": f"layers.{layer}.seq"', '"seq": f"layers.{layer}.mem"'),
     ("memt.role_params", 'startswith(prefix + ".")', 'startswith(prefix[:-4])'),
     ("memt.zero_params", "np.zeros(ends[-1], dtype)", "np.zeros(ends[-1])"),
-    ("memt.zero_params", "pieces = np.split(vector, ends[:-1])", "pieces = [p.copy() for p in np.split(vector, ends[:-1])]"),
+    ("memt.zero_params", "vector[a:b].reshape", "vector[a:b].copy().reshape"),
     ("memt.init_params", "p[...] = 1", "p[...] = 0"),
     ("memt.init_params", 'name.endswith("_g")', 'name.endswith("_b")'),
     ("memt.init_params", '("embed", "memory")', '("embed",)'),
