@@ -85,7 +85,7 @@ class Config:
 def check_size(name: str, value: int, least: int) -> None:
     """Raise TypeError unless value is an int, ValueError unless it is in least … 2**31 - 1."""
     if type(value) is not int:
-        raise TypeError(f"{name} is {value!r}: must be a whole number")
+        raise TypeError(f"{name} is {value!r}: must be an int")
     if not least <= value < 2**31:
         raise ValueError(f"{name} is {value}: must be at least {least} and below 2**31")
 

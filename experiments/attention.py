@@ -224,8 +224,8 @@ def draw(rows: list[common.Row], out: Path) -> None:
     roads_seen = sum(r["road_shape"] == "anti-diagonal" for r in own)
     right, beside = (common.numbers(own, name).mean() for name in ("road", "beside"))
     title = (
-        f"Reverse is an anti-diagonal: {seen} of {heads} heads show it,\n"
-        f"the road READ·WRITE in {roads_seen} of {len(own)} seeds"
+        f"Reverse is an anti-diagonal: in {len(own)} models {seen} of {heads}\n"
+        f"heads show it, and {roads_seen} of {len(own)} roads READ·WRITE"
     )
     note = (
         f"membottleneck, reverse, n = 10, M = 10, seed {own[0]['seed']} of {len(own)}, mean of "

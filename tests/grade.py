@@ -298,6 +298,8 @@ def _build_mask(memt, function):
             raise Wrong(f"{config}: None is for models without a limit")
         if mask is not None:
             check_mask(mask, config, support.T, right)
+            if function(config, support.T, np.float32).dtype != np.float32:
+                raise Wrong("asked for float32 it gives another type: use dtype")
         model.test_attention_maps(config, None)
 
 

@@ -21,14 +21,14 @@ WORDS = {
     "not accumulated": "not accumulated: a value is used in more than one place, and the gradient "
     "that comes back from one of them is not added (`=` where `+=` belongs?).",
     "overwritten": "not accumulated: what dp held before is lost; gradients add into dp.",
-    "factor": "factor: a product is not differentiated right; its other factor is missing, there "
-    "twice or another one, or a constant is.",
+    "factor": "factor: a term has a wrong factor: one is forgotten, there twice or the wrong one; "
+    "a number such as 1/C counts, too.",
     "sign": "sign: a gradient has the wrong sign.",
-    "transposed": "transposed: a product has its factors in the wrong order, untransposed, or "
-    "another array for one of them.",
+    "transposed": "transposed: a product has its factors in the wrong order, untransposed, or not "
+    "the right arrays. Write the shape of each beside its line.",
     "shapes": "shapes: these two do not belong to the same array. Write the shape of each beside "
     "its line (keepdims? other rows?).",
-    "order": "order: the numbers are right, their places in the array are not.",
+    "order": "order: in one of them the right numbers stand in the wrong places.",
     "swapped": "order: a gradient stands in the place of another one.",
     "shape": "shape: count again what its docstring says, and what each sum or cut leaves.",
     "past": "past: somewhere a gradient goes past a function that it must go through, or it is "

@@ -171,6 +171,8 @@ OTHERS = [
     ("READING", "READING = {", "READING = 3\nOTHER = {", "must be a dict"),
     ("build_mask", "mask[M:, M:][", "mask.T[M:, M:].T[", ""),
     ("build_mask", "radius = -1 if", "radius = 0 if", "may that target see that source"),
+    ("build_mask", "np.zeros((M + T, M + T), dtype)", "np.zeros((M + T, M + T))",
+     "asked for float32"),
     ("build_mask", "-np.inf", "-1e9", "holds -1000000000.0: must be 0 or -inf"),
     ("build_mask", "> radius", ">= radius", "may that target see that source"),
     ("build_mask", "mask[M:, M:][", "mask[:T, :T][", "may that target see that source"),

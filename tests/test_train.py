@@ -168,8 +168,8 @@ def test_the_log_is_that_of_the_validation_stream():
 
 
 def test_an_unknown_task():
-    with pytest.raises(ValueError, match="task is 'sort': must be one of copy, reverse"):
-        default_settings(task="sort")
+    with pytest.raises(ValueError, match="task is 'juggle': must be one of copy, reverse"):
+        default_settings(task="juggle")
 
 
 @pytest.mark.parametrize("name", ["vector", "m", "v"])
