@@ -174,7 +174,10 @@ def row_sum(x: Array) -> Array:
 
 
 def row_max(x: Array) -> Array:
-    """Largest of the last axis, kept: (..., C) -> (..., 1); down the columns of a copy is fast."""
+    """Largest of the last axis, kept: (..., C) -> (..., 1)."""
+    if x.shape[-1] > 64:
+        return x.max(axis=-1, keepdims=True)
+    # of short rows NumPy is three times as fast down the columns of a copy
     columns = np.copy(rows_of(x).T, order="C")
     return columns.max(axis=0).reshape(*x.shape[:-1], 1)
 

@@ -97,6 +97,8 @@ MUTANTS = [
     ("memt.relu_backward", "cache > 0", "cache < 0"),
     ("memt.relu_backward", "cache > 0", "cache >= 0"),
     ("memt.relu_backward", "dy * (cache > 0)", "dy"),
+    ("memt.row_max", "x.max(axis=-1, keepdims=True)", "x.max(keepdims=True)"),
+    ("memt.row_max", "x.max(axis=-1, keepdims=True)", "x.max(axis=0, keepdims=True)"),
     ("memt.row_max", "columns.max(axis=0)", "columns.min(axis=0)"),
     ("memt.row_max", "columns.max(axis=0)", "columns[0]"),
     ("memt.softmax_forward", "s - row_max(s)", "s"),

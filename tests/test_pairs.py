@@ -88,6 +88,16 @@ def test_pair(pair):
         assert np.array_equal(old, new), "a pair must not change what it is given"
 
 
+@pytest.mark.parametrize("width", [1, 7, 64, 65, 200])
+def test_row_max(width):
+    """Short rows and long ones, some of them -inf in part."""
+    x = np.random.default_rng(3).standard_normal((2, 3, width))
+    x[0, :, 1:] = -np.inf
+    assert np.array_equal(memt.row_max(x), x.max(axis=-1, keepdims=True))
+    _, grads = value_and_grad(lambda p: (memt.row_max(p["x"]) * x[:, :, :1]).sum())({"x": x})
+    assert np.array_equal(grads["x"], (x == x.max(axis=-1, keepdims=True)) * x[:, :, :1])
+
+
 def test_update():
     rng = np.random.default_rng(2)
     params = draw(rng, {"x": (B, N, C), "context": (B, K, C), **UPDATE})
