@@ -110,7 +110,7 @@ def draw(rows, out: Path) -> None:
     for axes, (sweep, column) in zip(grid.flat, panels, strict=True):
         draw_panel(axes, rows, sweep, column)
     lines, names = grid[0, 0].get_legend_handles_labels()
-    grid[1, 0].legend(lines, names, fontsize=12, loc=(0.03, 0.38), frameon=False)
+    grid[1, 0].legend(lines, names, fontsize=12, loc=(0.03, 0.25), frameon=False)
     common.save(figure, out / "cost.png")
     fit = misfit(*curve(rows, "T", "membottleneck", "MB"))
     print("slope of time against T:", {v: round(x, 2) for v, x in slopes.items()})
