@@ -223,14 +223,16 @@ def draw(rows: list[common.Row], out: Path) -> None:
     heads = sum(int(r["heads_total"]) for r in own)
     roads_seen = sum(r["road_shape"] == "anti-diagonal" for r in own)
     right, beside = (common.numbers(own, name).mean() for name in ("road", "beside"))
+    here, heads_here = float(own[0]["road"]), f"{own[0]['with_shape']} of {own[0]['heads_total']}"
     title = (
         f"Reverse is an anti-diagonal: in {len(own)} models {seen} of {heads}\n"
         f"heads show it, and {roads_seen} of {len(own)} roads READ·WRITE"
     )
     note = (
-        f"membottleneck, reverse, n = 10, M = 10, seed {own[0]['seed']} of {len(own)}, mean of "
-        f"{train_toy.TEST_ON} test sequences; dark 0, yellow 1, root scale;\nmemory sorted by what "
-        f"it writes; mean road to the right symbol {right:.2f}, to another {beside:.3f}"
+        f"shown: seed {own[0]['seed']} ({heads_here} heads); n = 10, M = 10, mean of "
+        f"{train_toy.TEST_ON} test sequences, dark 0, yellow 1, root scale; memory\nsorted by what "
+        f"it writes; best road to the right symbol {here:.2f}, mean of {len(own)} models "
+        f"{right:.2f}, to another {beside:.3f}"
     )
     picture(out / "attention.png", title, note, s.config(), maps, roads, s.length)
 

@@ -133,6 +133,7 @@ def draw(rows: list[common.Row], out) -> None:
         axes.axhline(10, color="0.4", linestyle=":", lw=2)
         axes.set(xlabel="tokens lost, of 10", ylim=(0, 103), xticks=range(0, 11, 2))
     grid[0, 0].set_ylabel("symbols right (%)")
+    grid[0, 2].text(0, 2, "chance", color="0.3")
     grid[0, 0].legend(loc="lower left", fontsize=14, frameon=False)
     common.save(figure, out / "lesions.png")
 

@@ -28,7 +28,7 @@ WORDS = {
     "the right arrays. Write the shape of each beside its line.",
     "shapes": "shapes: these two do not belong to the same array. Write the shape of each beside "
     "its line (keepdims? other rows?).",
-    "order": "order: in one of them the right numbers stand in the wrong places.",
+    "order": "order: in {} the right numbers stand in the wrong places.",
     "swapped": "order: a gradient stands in the place of another one.",
     "shape": "shape: count again what its docstring says, and what each sum or cut leaves.",
     "past": "past: somewhere a gradient goes past a function that it must go through, or it is "
@@ -65,6 +65,8 @@ def explain(f: Callable, params: Grads, grads: Grads, before: Grads) -> str:
     found = shape_slip(grads, reference) or direct_slip(grads, reference, before, wrong)
     found = found or tape_slip(out, tensors, grads, reference, wrong)
     hint = WORDS[found] if found else none_fits(wrong, reference)
+    if found == "order":
+        hint = hint.format(next(n for n in wrong if moved(grads[n], reference[n])))
     return f"{table}\n\nwrong: {', '.join(wrong)}\n{hint}"
 
 
@@ -85,6 +87,11 @@ def read(out: Tensor, tensors: dict[str, Tensor]) -> Grads:
 def same(a: Array, b: Array) -> bool:
     """Equal shapes, equal numbers."""
     return a.shape == b.shape and bool(abs(a - b).max(initial=0) <= TOLERANCE * abs(b).max())
+
+
+def moved(a: Array, b: Array) -> bool:
+    """The same numbers, wherever they stand."""
+    return a.shape == b.shape and same(np.sort(a, axis=None), np.sort(b, axis=None))
 
 
 # ---------------------------------------------------------------- slips in a whole tensor
@@ -115,7 +122,7 @@ def direct_slip(grads: Grads, reference: Grads, before: Grads, wrong: list[str])
         others = reference if len(wrong) < 4 else wrong  # of many one may be so by chance
         if any(same(a, reference[other]) for other in others if other != name):
             return "swapped"
-        if same(np.sort(a, axis=None), np.sort(b, axis=None)):
+        if moved(a, b):
             return "order"
         scale = (a * b).sum() / max((a * a).sum(), 1e-300)
         if same(a * scale, b):

@@ -179,6 +179,8 @@ OTHERS = [
     ("sort_task", "np.sort(x, axis=1)", "np.sort(x, axis=0)", "right is ["),
     ("sort_task", "np.sort(x, axis=1)", "x.sort(axis=1) or x", "input was changed"),
     ("without", "if m not in gone", "if m in gone", "must be at least 1"),
+    ("without", "params[\"memory\"][kept]",
+     "np.delete(params[\"memory\"], gone[:1], axis=0)[: len(kept)]", "rows [0, 2, 4] must be left"),
     ("without", "memory=len(kept)", "memory=5", "the config must say memory=3"),
     ("without", "{**params, \"memory\": params[\"memory\"][kept]}",
      "params.update(memory=params[\"memory\"][kept]) or params", "must stay as they are"),
