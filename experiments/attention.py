@@ -226,7 +226,7 @@ def draw(rows: list[common.Row], out: Path) -> None:
     here, heads_here = float(own[0]["road"]), f"{own[0]['with_shape']} of {own[0]['heads_total']}"
     title = (
         f"Reverse is an anti-diagonal: in {len(own)} models {seen} of {heads}\n"
-        f"heads show it, and {roads_seen} of {len(own)} roads READ·WRITE"
+        f"heads show it, the better road READ·WRITE in {roads_seen} of {len(own)}"
     )
     note = (
         f"shown: seed {own[0]['seed']} ({heads_here} heads); n = 10, M = 10, mean of "
