@@ -38,8 +38,8 @@ def measured_attention(rows: Rows) -> str:
         right, beside = (common.numbers(own, name) for name in ("road", "beside"))
         parts.append(
             f"{task}: {shape} in {heads} of {total} heads, in the better road of {roads} of "
-            f"{len(own)} models; that road to the right symbol {right.mean():.2f} ± {right.std(ddof=1):.2f}, to another "
-            f"{beside.mean():.3f}"
+            f"{len(own)} models; that road to the right symbol {right.mean():.2f} ± "
+            f"{right.std(ddof=1):.2f}, to another {beside.mean():.3f}"
         )
     return "membottleneck: " + "; ".join(parts)
 
