@@ -1,6 +1,6 @@
 """Small wrong edits of memt.py, autograd.py and train_toy.py, each of which the fast tests must notice.
 
-    python -m tests.mutants                  # all of them, about six minutes on two idle cores
+    python -m tests.mutants                  # all of them, about four minutes on two idle cores
     python -m tests.mutants --only layernorm --jobs 1
 
 Every mutant is a copy of the tree with one edit: where it is, text that stands there exactly once,
