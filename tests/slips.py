@@ -265,7 +265,7 @@ def is_noise(node: Tensor, full: dict[int, Array]) -> bool:
 
 
 def broken_links(parent: Tensor, child: Tensor, full: dict[int, Array]) -> Iterator[str]:
-    """One link: cut; its sign turned; its factor forgotten; the gradient as a gate."""
+    """One link: cut; its sign turned; its factor forgotten or inverted; the gradient as a gate."""
     kept = child.links
     others = [link for link in kept if link[0] is not parent]
     own = [back for p, back in kept if p is parent]
