@@ -91,6 +91,18 @@ def test_the_order_of_memory_tokens_changes_no_sorted_map():
     np.testing.assert_allclose(roads_again[0], roads[0], atol=1e-6)
 
 
+def test_of_the_sequence_rows_only_the_slots_count():
+    """Rows of READ all sum to 1: those of the symbols must not be taken because of rounding."""
+    weights = np.zeros((30, 30))
+    weights[:10, 10:20] = 0.1
+    weights[10:20, :10] = 0.1001
+    weights[20:, :10] = np.eye(10)[::-1]
+    config = memt.Config(memory=10)
+    assert attention.shape(weights, "READ", 10, 10) == "anti-diagonal"
+    title = attention.panel_title(weights, attention.uniform(config, 20), 10, 10)
+    assert title == "WRITE 100 %\nREAD: anti-diagonal"
+
+
 @pytest.mark.parametrize("variant", ("memtransformer", "masked", "membottleneck"))
 def test_shares_add_up_and_zero_queries_attend_evenly(variant):
     config = Config(variant=variant, width=8, heads=2, hidden=16, memory=5)
