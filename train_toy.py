@@ -3,14 +3,14 @@
     python train_toy.py                                  # membottleneck learns to reverse
     python train_toy.py --task copy --variant memctrl    # --help shows every option
 
-Input: n symbols, then n blank slots. At slot j the model must give the j-th symbol of the task's
+Input: n symbols, then n blank slots. At slot j, the model must output the j-th symbol of the task's
 answer; loss and accuracy count the slots only. The setting is ours (nothing of it is the paper's).
 """
 
-import os
+import signal
 
-for _library in ("OPENBLAS", "MKL", "OMP", "VECLIB_MAXIMUM"):  # at these sizes one thread is best
-    os.environ.setdefault(f"{_library.removesuffix('_MAXIMUM')}_NUM_THREADS", "1")
+if __name__ == "__main__":  # Ctrl-C while importing ends the command without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import csv
@@ -18,29 +18,70 @@ import ctypes
 import io
 import json
 import math
+import os
+import shlex
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import namedtuple
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import memt
-from memt import Array, Config, Params
+from memt import Config
 
-# A task maps symbols (B, n) to what the slots must answer, (B, n). Add yours here, one line.
+# A task maps symbols (B, n) to what the slots must output, (B, n). Add yours here, one line.
 TASKS = {
     "copy": lambda x: x,
     "reverse": lambda x: x[:, ::-1],
 }
 
 TRAINING, VALIDATION, TEST, START = range(4)  # independent random streams of one seed
-VALIDATE_EVERY, VALIDATE_ON, TEST_ON = 25, 256, 1000  # steps, sequences, sequences
+VALIDATE_EVERY, VALIDATE_ON, TEST_ON, CHUNK = 25, 256, 1000, 64  # steps, then sequences
 SOLVED = 1.0  # exact match of each of the last two validations: 0.995 let 0.982 on the test through
 FILES = ("checkpoint.npz", "model.npz", "log.csv", "result.json", "curve.png", "attention.png")
+
+# tokens (B, T), targets (B, R), and as in memt.model_forward: at, mask
+Batch = namedtuple("Batch", "tokens targets at mask", defaults=(None, None))
+Scores = namedtuple("Scores", "loss symbol exact outputs")  # nats, two accuracies (0 to 1), (B, R)
+
+
+def one_thread():
+    """Ask NumPy's OpenBLAS for one thread, the fastest at these sizes, whatever was imported before.
+
+    Elsewhere (Accelerate, MKL) it does nothing; there OMP_NUM_THREADS=1 in the environment does it.
+    """
+    found = [*Path(np.__file__).parents[1].glob("numpy.libs/*openblas*")]
+    for path in (np._core._multiarray_umath.__file__, *map(str, found)):
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
+            if hasattr(library, name):
+                return getattr(library, name)(1)
+
+
+one_thread()
+
+
+def keep_heap():
+    """Ask glibc to keep freed memory instead of returning it after every step: about 1.5x faster.
+
+    Elsewhere (no mallopt) it does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        mallopt(threshold, 1 << 30)
+
+
+# ---------------------------------------------------------------- settings and data
 
 
 @dataclass(frozen=True)
@@ -48,98 +89,86 @@ class Settings:
     """Everything that a run depends on. Raises ValueError or TypeError for what cannot work."""
 
     task: str = "reverse"
-    variant: str = "membottleneck"
     length: int = 10
-    symbols: int = 10
-    memory: int = 10
-    width: int = 32
-    heads: int = 4
-    hidden: int = 128
-    layers: int = 2
-    share_controller: bool = False
-    window: int | None = None
     steps: int = 3000
     batch: int = 32
     lr: float = 4e-3
     seed: int = 0
+    config: Config = Config()  # noqa: RUF009 (it is frozen)
 
     def __post_init__(self):
-        """Refuse what cannot work."""
-        if self.task not in TASKS:
+        if self.task not in [*TASKS]:
             raise ValueError(f"task is {self.task!r}: must be one of {', '.join(TASKS)}")
         for name in ("length", "steps", "batch"):
             memt.check_size(name, getattr(self, name), 1)
         memt.check_size("seed", self.seed, 0)
         if not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
             raise ValueError(f"lr is {self.lr}: must be a positive number")
-        self.config()
-
-    def config(self) -> Config:
-        """The model's part of the settings."""
-        return Config(**{f.name: getattr(self, f.name) for f in fields(Config)})
 
 
-# What differs from Settings, by variant: found over several seeds.
-DEFAULTS = {
-    "transformer": {"memory": 0},
-    "memtransformer": {},
-    "masked": {"layers": 3, "memory": 16},
-    "memctrl": {},
-    "membottleneck": {},
-}
+# What differs from Settings and Config, by variant: found over several seeds.
+DEFAULTS = {"transformer": {"memory": 0}, "masked": {"layers": 3, "memory": 16}}
 
 
-def default_settings(variant: str = "membottleneck", **given) -> Settings:
-    """The variant's defaults, with what is given in their place."""
-    return Settings(**{"variant": variant, **DEFAULTS.get(variant, {}), **given})
+def default_settings(variant="membottleneck", **given):
+    """The variant's defaults, with what is given, of Settings or Config, in their place."""
+    own = {"variant": variant, **DEFAULTS.get(str(variant), {}), **given}
+    of_model = {f.name: own.pop(f.name) for f in fields(Config) if f.name in own}
+    return Settings(config=Config(**of_model), **own)
 
 
-# ---------------------------------------------------------------- data, loss, one step
+def as_dict(s):
+    """Name -> value of Settings and its Config, as `default_settings` takes them."""
+    own = {f.name: getattr(s, f.name) for f in fields(s) if f.name != "config"}
+    return own | asdict(s.config)
 
 
-def make_batch(s: Settings, size: int, stream: int, step: int = 0) -> tuple[Array, Array]:
-    """Tokens (size, 2n) and targets (size, n), int64; the same for the same arguments."""
+def make_batch(s, size, stream, step=0):
+    """A Batch: tokens (size, 2n), targets (size, n), int64; the same for the same arguments."""
     rng = np.random.default_rng([s.seed, stream, step])
-    x = rng.integers(s.symbols, size=(size, s.length))
-    return np.hstack((x, np.full_like(x, s.symbols))), np.ascontiguousarray(TASKS[s.task](x))
+    x = rng.integers(s.config.symbols, size=(size, s.length))
+    tokens = np.hstack((x, np.full_like(x, s.config.symbols)))
+    return Batch(tokens, np.ascontiguousarray(TASKS[s.task](x)), slots(s))
 
 
-def slots(s: Settings) -> slice:
-    """The positions whose logits are read."""
+def slots(s):
+    """The positions whose logits are wanted."""
     return slice(s.length, 2 * s.length)
 
 
-def evaluate(params: Params, s: Settings, tokens: Array, targets: Array):
-    """-> loss (nats), symbol accuracy, exact-match accuracy (every slot right), outputs (B, n)."""
-    logits, _ = memt.model_forward(params, tokens, s.config(), slots(s))
-    loss, _ = memt.cross_entropy_forward(logits, targets)
-    outputs = logits.argmax(axis=-1)
-    right = outputs == targets
-    return float(loss), float(right.mean()), float(right.all(axis=1).mean()), outputs
+def evaluate(params, config, batch):
+    """Scores of a Batch, CHUNK sequences at a time; exact match: a whole sequence right."""
+    tokens, targets = np.asarray(batch.tokens), np.asarray(batch.targets)
+    loss, outputs = 0.0, []
+    for i in range(0, len(tokens), CHUNK):
+        part, mask = slice(i, i + CHUNK), batch.mask
+        if np.ndim(mask) == 3 and len(mask) > 1:  # one for each sequence
+            mask = mask[part]
+        logits, _ = memt.model_forward(params, tokens[part], config, batch.at, mask)
+        loss += float(memt.cross_entropy_forward(logits, targets[part])[0]) * len(logits)
+        outputs.append(logits.argmax(axis=-1))
+    right = np.concatenate(outputs) == targets
+    exact = float(right.all(axis=1).mean())
+    return Scores(loss / len(tokens), float(right.mean()), exact, np.concatenate(outputs))
 
 
-def loss_and_grads(params: Params, s: Settings, tokens: Array, targets: Array):
-    """-> loss (nats), gradients as one vector."""
-    logits, cache = memt.model_forward(params, tokens, s.config(), slots(s))
-    loss, loss_cache = memt.cross_entropy_forward(logits, targets)
-    grads = memt.model_backward(memt.cross_entropy_backward(1.0, loss_cache), cache)
-    return float(loss), memt.flat(grads)
+# ---------------------------------------------------------------- one step
 
 
-def clip(grad: Array) -> None:
-    """Shorten a gradient that is longer than 1 to that length (arXiv 1211.5063), in place.
+def clip(grad):
+    """Clip the gradient's norm at 1 (arXiv 1211.5063), in place.
 
-    Without it a run now and then falls from nearly solved to chance and may not come back.
+    Without it, a run now and then falls from nearly solved to chance and may not come back.
     """
-    grad *= min(1.0, 1.0 / np.linalg.norm(grad))
+    grad /= max(1.0, np.linalg.norm(grad.astype(np.float64)))  # float32 overflows beyond 1.8e19
 
 
-def learning_rate(step: int, steps: int, largest: float) -> float:
-    """At step 1 … steps: linear warm-up over 100 steps, times half a cosine that falls to 0."""
+def learning_rate(step, steps, largest):
+    """At step 1 … steps: linear warm-up over 100 steps, times a cosine decay to 0."""
     return largest * min(1, step / 100) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
 
 
-def adam(vector: Array, grad: Array, m: Array, v: Array, step: int, lr: float) -> None:
+def adam(vector, grad, m, v, step, lr):
     """Adam (arXiv 1412.6980, algorithm 1) on all parameters at once; changes vector, m and v."""
     m += 0.1 * (grad - m)
     v += 0.001 * (grad * grad - v)
@@ -154,44 +183,53 @@ def adam(vector: Array, grad: Array, m: Array, v: Array, step: int, lr: float) -
 class State:
     """All that changes while training; `log` rows are step, loss, symbol, exact of validation."""
 
-    params: Params
-    m: Array
-    v: Array
+    params: dict
+    m: np.ndarray
+    v: np.ndarray
     step: int = 0
     seconds: float = 0.0
     loss: float = math.nan
-    log: list[tuple] = field(default_factory=list)
+    log: list = field(default_factory=list)
 
 
-def start(s: Settings) -> State:
+def start(s):
     """A new model and an empty log."""
-    params = memt.init_params(s.config(), np.random.default_rng([s.seed, START]))
+    params = memt.init_params(s.config, np.random.default_rng([s.seed, START]))
     return State(params, np.zeros_like(memt.flat(params)), np.zeros_like(memt.flat(params)))
 
 
-def finished(s: Settings, state: State) -> bool:
-    """All steps done, or solved by the validation stream."""
-    solved = len(state.log) > 1 and min(row[3] for row in state.log[-2:]) >= SOLVED
-    return state.step >= s.steps or solved
+def solved(state):
+    """Whether the last two validations were both right throughout."""
+    return len(state.log) > 1 and min(row[3] for row in state.log[-2:]) >= SOLVED
 
 
-def training(s: Settings, state: State) -> Iterator[State]:
+def finished(s, state):
+    """All steps done, or solved."""
+    return state.step >= s.steps or solved(state)
+
+
+def training(s, state, batches=None):
     """Train until finished; yields the state after every step.
 
+    `batches(size, stream, step)` -> tokens, targets[, at[, mask]], as in a Batch: any source of
+    data; by default, the task's. Streams are TRAINING and VALIDATION.
     Raises FloatingPointError, naming the step, when the loss is not finite.
     """
-    vector = memt.flat(state.params)
+    batches, vector = batches or partial(make_batch, s), memt.flat(state.params)
     while not finished(s, state):
         began, step = time.perf_counter(), state.step + 1
         with np.errstate(all="ignore"):
-            batch = make_batch(s, s.batch, TRAINING, step)
-            state.loss, grad = loss_and_grads(state.params, s, *batch)
+            batch = Batch(*batches(s.batch, TRAINING, step))
+            loss, grads = memt.loss_and_grads(
+                state.params, batch.tokens, batch.targets, s.config, batch.at, batch.mask
+            )
+            state.loss, grad = float(loss), memt.flat(grads)
             clip(grad)
             adam(vector, grad, state.m, state.v, step, learning_rate(step, s.steps, s.lr))
             row = ()
             if step % VALIDATE_EVERY == 0 or step == s.steps:
-                batch = make_batch(s, VALIDATE_ON, VALIDATION, step)
-                row = (step, *evaluate(state.params, s, *batch)[:3])
+                batch = Batch(*batches(VALIDATE_ON, VALIDATION, step))
+                row = (step, *evaluate(state.params, s.config, batch)[:3])
         if not math.isfinite(sum(row, state.loss)):
             raise FloatingPointError(f"the loss is not finite at step {step}")
         state.step = step
@@ -200,55 +238,38 @@ def training(s: Settings, state: State) -> Iterator[State]:
         yield state
 
 
-def keep_heap() -> None:
-    """Ask glibc to keep freed memory instead of returning it after every step: about 1.5x faster.
-
-    Elsewhere (no mallopt) it does nothing.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        mallopt(threshold, 1 << 30)
-
-
 # ---------------------------------------------------------------- files of a run
 
 
-def write_text(path: Path, text: str) -> None:
-    """UTF-8, never seen half written."""
-    memt.write_whole(path, lambda file: file.write(text.encode()))
+def write_text(path, text):
+    """UTF-8, written atomically."""
+    memt.atomic_write(path, lambda file: file.write(text.encode()))
 
 
-def write_log(out: Path, state: State) -> None:
-    """log.csv: a row per validation."""
+def write_checkpoint(out, s, state):
+    """checkpoint.npz: settings and state, all that --resume needs; then log.csv.
+
+    Raises FloatingPointError, and keeps the last checkpoint, where a number is not finite.
+    """
+    arrays = {"vector": memt.flat(state.params), "m": state.m, "v": state.v}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise FloatingPointError(f"the parameters are not finite at step {state.step}")
+    numbers = {"step": state.step, "seconds": state.seconds, "log": state.log}
+    about = json.dumps({"settings": as_dict(s), **numbers})
+    memt.atomic_write(out / "checkpoint.npz", lambda file: np.savez(file, about=about, **arrays))
     text, rows = io.StringIO(), [("step", "loss", "symbol", "exact"), *state.log]
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(out / "log.csv", text.getvalue())
 
 
-def write_checkpoint(out: Path, s: Settings, state: State) -> None:
-    """checkpoint.npz: settings and state, all that --resume needs; then log.csv."""
-    numbers = {"step": state.step, "seconds": state.seconds, "log": state.log}
-    arrays = {
-        "about": np.array(json.dumps({"settings": asdict(s), **numbers})),
-        "vector": memt.flat(state.params),
-        "m": state.m,
-        "v": state.v,
-    }
-    memt.write_whole(out / "checkpoint.npz", lambda file: np.savez(file, **arrays))
-    write_log(out, state)
+def read_checkpoint(out):
+    """What write_checkpoint wrote -> settings, state. Raises as memt.read_npz does."""
 
-
-def read_checkpoint(out: Path) -> tuple[Settings, State]:
-    """What write_checkpoint wrote. Raises ValueError if the file is damaged."""
-    path = out / "checkpoint.npz"
-    arrays = memt.read_npz(path)
-    try:
-        about = json.loads(str(arrays["about"]))
-        s = Settings(**about["settings"])
-        if arrays["vector"].size != sum(map(math.prod, memt.param_shapes(s.config()).values())):
+    def build(arrays):
+        about, size = json.loads(str(arrays["about"])), arrays["vector"].size
+        s = default_settings(**about["settings"])
+        shapes = memt.param_shapes(s.config).values() if s.config.layers <= size else ()
+        if size != sum(map(math.prod, shapes)):  # before a damaged size takes memory
             raise ValueError("vector does not fit its settings")
         state = start(s)
         for array, name in ((memt.flat(state.params), "vector"), (state.m, "m"), (state.v, "v")):
@@ -257,27 +278,37 @@ def read_checkpoint(out: Path) -> tuple[Settings, State]:
             array[:] = arrays[name]
         state.step, state.seconds = int(about["step"]), float(about["seconds"])
         state.log = [(int(n), float(x), float(y), float(z)) for n, x, y, z in about["log"]]
+        if not 0 <= state.step <= s.steps or any(row[0] > state.step for row in state.log):
+            raise ValueError(f"step {state.step} does not fit its settings or its log")
         return s, state
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not a checkpoint: {memt.reason(error)}") from None
+
+    return memt.read_npz(out / "checkpoint.npz", "checkpoint", build)
 
 
-def write_result(out: Path, s: Settings, state: State, scores) -> dict:
-    """model.npz and result.json: scores are those of the test stream."""
-    memt.save(out / "model.npz", state.params, s.config())
-    loss, symbol, exact = scores
-    result = {"task": s.task, "variant": s.variant, "seed": s.seed}
+def write_result(out, s, state, scores):
+    """result.json: how the run went, its scores on the test stream, its settings."""
+    result = {"task": s.task, "variant": s.config.variant, "seed": s.seed}
     result |= {"steps": state.step, "seconds": round(state.seconds, 3)}
-    result |= {"loss": loss, "symbol": symbol, "exact": exact, "tested_on": TEST_ON}
-    settings = {"max_steps" if name == "steps" else name: x for name, x in asdict(s).items()}
-    write_text(out / "result.json", json.dumps(result | settings, indent=1) + "\n")
-    return result
+    result |= {"loss": scores.loss, "symbol": scores.symbol, "exact": scores.exact}
+    settings = {"max_steps" if name == "steps" else name: x for name, x in as_dict(s).items()}
+    write_text(
+        out / "result.json", json.dumps(result | {"tested_on": TEST_ON} | settings, indent=1)
+    )
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def draw_curve(path: Path, s: Settings, log: list[tuple]) -> None:
+def mean_maps(params, config, tokens):
+    """Attention averaged over sequences: (L, H, M+T, M+T), as in memt.attention_maps."""
+    total = 0
+    for i in range(0, len(tokens), CHUNK):
+        _, cache = memt.model_forward(params, tokens[i : i + CHUNK], config)
+        total = total + memt.attention_maps(cache).sum(axis=1)
+    return total / len(tokens)
+
+
+def draw_curve(path, s, log):
     """Loss and accuracies against steps."""
     import matplotlib.figure
 
@@ -288,14 +319,14 @@ def draw_curve(path: Path, s: Settings, log: list[tuple]) -> None:
     left.set_ylim(bottom=0)
     right = left.twinx()
     right.set(ylabel="accuracy (%)", ylim=(0, 103))
-    right.plot(step, 100 * np.array(symbol), color="#0072b2", label="symbols right")
-    right.plot(step, 100 * np.array(exact), color="#d55e00", lw=2.5, label="whole sequences right")
+    right.plot(step, 100 * np.array(symbol), color="#0072b2", label="symbol accuracy")
+    right.plot(step, 100 * np.array(exact), color="#d55e00", lw=2.5, label="exact match")
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
-    left.set_title(f"{s.variant}, {s.task} of {s.length} symbols", loc="left", fontsize=10)
-    memt.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    left.set_title(f"{s.config.variant}, {s.task} of {s.length} symbols", loc="left", fontsize=10)
+    memt.atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
-def draw_map(axes, weights: Array, M: int, n: int) -> None:
+def draw_map(axes, weights, M, n):
     """One head's map (M+2n, M+2n) with its blocks named; rows are targets, columns sources."""
     from matplotlib.colors import PowerNorm
 
@@ -314,7 +345,7 @@ def draw_map(axes, weights: Array, M: int, n: int) -> None:
         axes.text(x, y, name, color="white", fontsize=8, weight="bold", ha="left", va="top")
 
 
-def draw_attention(path: Path, s: Settings, maps: Array) -> None:
+def draw_attention(path, s, maps):
     """Every layer and head of maps (L, H, M+T, M+T)."""
     import matplotlib.figure
 
@@ -322,33 +353,35 @@ def draw_attention(path: Path, s: Settings, maps: Array) -> None:
     figure = matplotlib.figure.Figure(figsize=(1 + 2.9 * H, 0.7 + 3 * L), layout="constrained")
     grid = figure.subplots(L, H, squeeze=False)
     for (layer, head), axes in np.ndenumerate(grid):
-        draw_map(axes, maps[layer, head], s.memory, s.length)
+        draw_map(axes, maps[layer, head], s.config.memory, s.length)
         axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
     figure.supylabel("target (the row that attends)", fontsize=10)
     figure.supxlabel("source (what it attends to)", fontsize=10)
-    title = f"{s.variant}, {s.task}: attention, mean over {TEST_ON} test sequences"
+    title = f"{s.config.variant}, {s.task}: attention, mean over {TEST_ON} test sequences"
     figure.suptitle(title, fontsize=11)
     figure.colorbar(grid[0, 0].images[0], ax=grid, shrink=0.6, label="weight (root scale)")
-    memt.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    memt.atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
-def draw(out: Path, s: Settings, state: State) -> str:
+def draw(out, s, state):
     """Both pictures -> a line that says what was drawn, or left out where matplotlib is missing."""
+    curve, attention = out / "curve.png", out / "attention.png"
     try:
         import matplotlib  # noqa: F401
     except ImportError:
+        for stale in (curve, attention):  # of a run that this one replaced
+            stale.unlink(missing_ok=True)
         return "matplotlib is not installed: curve.png and attention.png are left out"
-    tokens, _ = make_batch(s, TEST_ON, TEST)
-    _, cache = memt.model_forward(state.params, tokens, s.config())
-    draw_curve(out / "curve.png", s, state.log)
-    draw_attention(out / "attention.png", s, memt.attention_maps(cache).mean(axis=1))
-    return f"pictures: {out / 'curve.png'}, {out / 'attention.png'}"
+    draw_curve(curve, s, state.log)
+    tokens = make_batch(s, TEST_ON, TEST).tokens
+    draw_attention(attention, s, mean_maps(state.params, s.config, tokens))
+    return f"pictures: {curve}, {attention}"
 
 
 # ---------------------------------------------------------------- command line
 
 
-def say(text: str, end: str = "\n") -> None:
+def say(text, end="\n"):
     """Print; where nobody can read it (a closed pipe, a full disk), go on without."""
     try:
         print(text, end=end, flush=True)
@@ -356,38 +389,32 @@ def say(text: str, end: str = "\n") -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-class Progress:
-    """A line about the run: in place on a terminal, a plain one every few seconds elsewhere."""
+def show_progress(s, first, began):
+    """-> show(state): a line in place on a terminal, a plain one every two seconds elsewhere."""
+    last, terminal = 0.0, sys.stdout is not None and sys.stdout.isatty()
 
-    def __init__(self, s: Settings, first_step: int):
-        self.s, self.first, self.began, self.last = s, first_step, time.perf_counter(), 0.0
-        self.terminal = sys.stdout is not None and sys.stdout.isatty()
-
-    def show(self, state: State, final: bool = False) -> None:
-        """Print if it is time to."""
-        now = time.perf_counter()
-        if not final and now - self.last < (0.1 if self.terminal else 2):
+    def show(state):
+        nonlocal last
+        now, final = time.perf_counter(), finished(s, state)
+        if not final and now - last < (0.1 if terminal else 2):
             return
-        self.last = now
-        rate = (state.step - self.first) / max(now - self.began, 1e-9)
-        left = (self.s.steps - state.step) / max(rate, 1e-9)
-        text = f"step {state.step}/{self.s.steps}  loss {state.loss:.3f}"
+        last = now
+        left = round((s.steps - state.step) * (now - began) / (state.step - first))
+        text = f"step {state.step}/{s.steps}  loss {state.loss:.3f}"
         if state.log:
             text += f"  symbol {state.log[-1][2]:6.1%}  exact {state.log[-1][3]:6.1%}"
-        text += f"  {rate:.0f} steps/s"
-        text += "" if final else f"  {left // 60:.0f}:{left % 60:02.0f} left"
-        if self.terminal:
-            width = shutil.get_terminal_size().columns - 1
-            return say(f"\r{text[:width]:<{width}}", end="\n" if final else "")
-        say(text)
+        text += "" if final else f"  at most {left // 60}:{left % 60:02} left"
+        width = shutil.get_terminal_size().columns - 1
+        say(f"\r{text[:width]:<{width}}" if terminal else text, "" if terminal else "\n")
+
+    return show
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line, with exit status 2."""
 
-    def error(self, message: str):
-        """Exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
 NUMBERS = {
@@ -399,107 +426,117 @@ NUMBERS = {
     "hidden": "width inside the feed-forward net, F",
     "layers": "layers, L",
     "window": "radius within which sequence rows see each other; not for masked, membottleneck",
-    "steps": "most training steps; a run stops when it is solved",
+    "steps": "maximum number of training steps; a run stops when it is solved",
     "batch": "sequences per step",
     "seed": "of data and initial parameters",
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser():
     """Options without defaults: those may depend on the variant."""
-    defaults = [(v, default_settings(v)) for v in memt.VARIANTS]
-    own = (f"  {v:<15} --memory {s.memory} --layers {s.layers}" for v, s in defaults)
+    own = ((v, default_settings(v).config) for v in memt.VARIANTS)
+    rows = (f"  {v:<15} --memory {config.memory} --layers {config.layers}" for v, config in own)
     parser = Parser(
         description="Train a Memory Transformer on a toy task and draw what its memory does.",
-        epilog="defaults by variant:\n" + "\n".join(own),
+        epilog="defaults by variant:\n" + "\n".join(rows),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     known = parser.add_argument
     known("--task", choices=TASKS, help="what to learn (reverse)")
-    known("--variant", help=f"{', '.join(memt.VARIANTS)} (membottleneck)")
-    varied = {"memory": "see below", "layers": "see below", "window": "no limit"}
+    known("--variant", choices=memt.VARIANTS, help="architecture (membottleneck)")
+    defaults = as_dict(Settings()) | dict.fromkeys(("memory", "layers"), "see below")
     for name, text in NUMBERS.items():
-        known(f"--{name}", type=int, help=f"{text} ({varied.get(name, getattr(Settings, name))})")
+        default = "no limit" if defaults[name] is None else defaults[name]
+        known(f"--{name}", type=int, help=f"{text} ({default})")
     known("--lr", type=float, help=f"largest learning rate of Adam ({Settings.lr})")
     shared = "one memory update for all layers; memctrl and membottleneck"
     known("--share-controller", action="store_true", help=shared)
     known("--out", type=Path, help="directory to write (runs/TASK-VARIANT-SEED)")
-    known("--resume", action="store_true", help="go on from the checkpoint in the directory")
+    known("--resume", action="store_true", help="continue from the checkpoint in the directory")
     known("--overwrite", action="store_true", help="replace the run in the directory")
     return parser
 
 
-def prepare(given: dict) -> tuple[Path, Settings, State]:
-    """Options -> directory, settings and state to train. Raises ValueError or OSError."""
+def prepare(given):
+    """Options -> directory, settings and state to train; deletes nothing. ValueError or OSError."""
     resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
-    out = given.pop("out", None)
-    s = default_settings(**given)
-    out = out or Path("runs", f"{s.task}-{s.variant}-{s.seed}")
-    held = [name for name in FILES if (out / name).exists()]
+    name = (
+        given.get("task", "reverse"),
+        given.get("variant", "membottleneck"),
+        given.get("seed", 0),
+    )
+    out = given.pop("out", None) or Path("runs", "-".join(map(str, name)))
+    held, place = [name for name in FILES if (out / name).exists()], repr(str(out))
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: give one")
-    if held and not resume and not overwrite:
-        raise ValueError(f"{str(out)!r} holds a run: give --resume, --overwrite or another --out")
-    if resume and "checkpoint.npz" in held:
+    if resume and "checkpoint.npz" not in held:
+        raise ValueError(f"{place} holds no checkpoint: correct --out, or omit --resume to begin")
+    if resume:
         s, state = read_checkpoint(out)
         for name, value in given.items():
-            if getattr(s, name) != value:
+            if as_dict(s)[name] != value:
                 option = name.replace("_", "-")
-                raise ValueError(f"--{option} is {value}, the run has {getattr(s, name)}: omit it")
+                raise ValueError(f"--{option} is {value}, the run has {as_dict(s)[name]}: omit it")
         return out, s, state
-    state = start(s)  # first: where it can't be had, nothing is lost
+    if held and not overwrite:
+        what, advice = ("a run", "--resume, ") if "checkpoint.npz" in held else (held[0], "")
+        raise ValueError(f"{place} holds {what}: give {advice}another --out, or --overwrite")
+    s = default_settings(**given)
+    state = start(s)
     out.mkdir(parents=True, exist_ok=True)
-    for name in held:
-        (out / name).unlink()
     return out, s, state
 
 
-def run(out: Path, s: Settings, state: State) -> int:
+def run(out, s, state):
     """Train to the end or to an interruption -> exit status."""
     stopped = []
 
     def stop(number, _frame):
         stopped.append(number)
-        signal.signal(number, signal.SIG_DFL)  # a second one is obeyed at once
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     write_checkpoint(out, s, state)
-    progress, saved = Progress(s, state.step), time.perf_counter()
+    show, saved = show_progress(s, state.step, time.perf_counter()), time.perf_counter()
     for _ in training(s, state):
-        progress.show(state, final=finished(s, state))
-        if stopped:
-            write_checkpoint(out, s, state)
-            say(f"\nstopped at step {state.step}; --resume --out {out} goes on from here")
-            return 128 + stopped[0]
-        if time.perf_counter() - saved > 5:
+        show(state)
+        if stopped or time.perf_counter() - saved > 5:
             write_checkpoint(out, s, state)
             saved = time.perf_counter()
+        if stopped:
+            resume = f"python train_toy.py --resume --out {shlex.quote(str(out))}"
+            say(f"\nstopped at step {state.step}; to continue:\n{resume}")
+            return 128 + stopped[0]
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     write_checkpoint(out, s, state)
     report(out, s, state)
     return 0
 
 
-def report(out: Path, s: Settings, state: State) -> None:
-    """Test, show examples, write the results and draw."""
-    tokens, targets = make_batch(s, TEST_ON, TEST)
-    *scores, outputs = evaluate(state.params, s, tokens, targets)
-    result = write_result(out, s, state, scores)
-    say("")
-    for x, y, z in zip(tokens[:3, : s.length], targets, outputs, strict=False):
-        for name, row in (("input", x), ("target", y), ("output", z)):
-            say(f"{name:>7}  {' '.join(map(str, row))}")
+def report(out, s, state):
+    """Save the model, test it, show examples, draw."""
+    memt.save(out / "model.npz", state.params, s.config)
+    batch = make_batch(s, TEST_ON, TEST)
+    scores = evaluate(state.params, s.config, batch)
+    write_result(out, s, state, scores)
+    for i in range(3):
+        rows = (batch.tokens[i, : s.length], batch.targets[i], scores.outputs[i])
         say("")
-    cells = [(n, f"{x:.4g}" if isinstance(x, float) else str(x)) for n, x in result.items()]
-    for row in zip(*cells, strict=True):
-        padded = (x.ljust(max(map(len, cell))) for x, cell in zip(row, cells, strict=True))
-        say("  ".join(padded).rstrip())
+        for name, row in zip(("input", "target", "output"), rows, strict=True):
+            say(f"{name:>7}  {' '.join(map(str, row))}")
+    end = "solved" if solved(state) else "not solved"
+    say(f"\n{s.task}, {s.config.variant}, seed {s.seed}: {end} after {state.step} steps, "
+        f"{state.seconds:.1f} seconds")  # fmt: skip
+    say(f"test on {TEST_ON} sequences: loss {scores.loss:.3g}, symbol accuracy "
+        f"{scores.symbol:.1%}, exact match {scores.exact:.1%}")  # fmt: skip
     say(f"\n{draw(out, s, state)}\nfiles in {out}")
 
 
-def main() -> int:
+def main():
     """The command: 0 done, 1 the run failed, 2 bad arguments, 130 or 143 interrupted."""
     parser = make_parser()
     given = vars(parser.parse_args())
@@ -513,9 +550,9 @@ def main() -> int:
     try:
         return run(out, s, state)
     except (FloatingPointError, OSError, MemoryError, ValueError) as error:
-        say("")
         checkpoint = out / "checkpoint.npz"
         kept = f"; {checkpoint} is kept" if checkpoint.exists() else ""
+        say("")
         print(f"train_toy.py: stopped: {error}{kept}", file=sys.stderr)
         return 1
 
