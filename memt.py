@@ -1,9 +1,10 @@
 """memt: the Memory Transformer (Burtsev et al., arXiv 2006.11527) in NumPy, gradients by hand.
 
-Each building block is a pair: `x_forward(...) -> out, cache` computes, `x_backward(dout, cache)`
-propagates the gradient of the loss with respect to `out` back to the inputs, line by line in
-reverse. A gradient is `d` + the name of what it belongs to. Read downwards: the pieces, one update,
-three ways to wire a layer from updates, the model; configuration, parameters and checks are last.
+Each building block is a pair: `x_forward(...) -> out, cache` computes, and
+`x_backward(dout, cache)` propagates the gradient of the loss with respect to `out` back to the
+inputs, line by line in reverse. A gradient is `d` + the name of what it belongs to. Read downwards:
+the pieces, one update, three ways to wire a layer from updates, the model; then configuration,
+parameters and checks.
 
     B  batch    T  sequence positions    M  memory tokens      R  positions whose logits are wanted
     C  width    H  heads, D = C/H wide   F  hidden             L  layers    S  symbols   O  outputs
@@ -50,7 +51,7 @@ def linear_forward(x, w, b=None):
 
 
 def linear_backward(dy, cache):
-    """dy (..., O) -> dx (..., I), dw (I, O), db (O,), or None where the forward had no b."""
+    """dy (..., O) -> dx (..., I), dw (I, O), db (O,), which is None if the forward had no b."""
     x, w, b = cache
     dy2 = rows_of(dy)
     dx = (dy2 @ w.T).reshape(x.shape)
@@ -91,12 +92,12 @@ def row_max(x):
     """Largest of the last axis, kept: (..., C) -> (..., 1)."""
     if x.shape[-1] > 64:
         return x.max(axis=-1, keepdims=True)
-    # of short rows NumPy is three times as fast down the columns of a copy
+    # for short rows, a maximum down the columns of a transposed copy is three times as fast
     return np.copy(rows_of(x).T, order="C").max(axis=0).reshape(*x.shape[:-1], 1)
 
 
 def softmax_forward(s):
-    """p = exp(s) / sum(exp(s)) over the last axis; s may hold -inf, but not a whole row of it."""
+    """p = exp(s) / sum(exp(s)) over the last axis; s may hold -inf, but not in a whole row."""
     e = np.exp(s - row_max(s))
     p = e / row_sum(e)
     return p, p
@@ -121,10 +122,10 @@ AttentionCache = namedtuple("AttentionCache", "c_q c_kv q k v p c_o")
 
 
 def attention_forward(x, context, wq, wkv, wo, heads, mask):
-    """MH(x, context) = [softmax(q kᵀ / √D) v of every head] wo; rows of x attend to context's.
+    """MH(x, context) = [softmax(q kᵀ / √D) v of every head] wo; rows of x attend to context.
 
     x (B, N, C), context (B, K, C), mask (N, K) or (B, 1, N, K) of 0 and -inf, or None -> (B, N, C).
-    No biases (Attention Is All You Need, 3.2). wkv makes the keys of all heads, then the values.
+    No biases (Attention Is All You Need, 3.2). wkv holds the keys' columns, then the values'.
     """
     q, c_q = linear_forward(x, wq)
     kv, c_kv = linear_forward(context, wkv)
@@ -144,7 +145,7 @@ def attention_backward(dout, cache):
     do, dwo, _ = linear_backward(dout, c_o)
     do = split_heads(do, heads)
     dv = p.swapaxes(2, 3) @ do  # o = p @ v
-    ds = softmax_backward(do @ v.swapaxes(2, 3), p)  # of dp; the mask is a constant
+    ds = softmax_backward(do @ v.swapaxes(2, 3), p)  # its first argument is dp; a mask is constant
     dq = ds @ k * D**-0.5  # s = q @ kᵀ, in which q already carries 1/√D
     dk = ds.swapaxes(2, 3) @ q
     dkv = merge_heads(np.concatenate((dk, dv), axis=1))
@@ -174,7 +175,7 @@ def update_forward(x, context, params, heads, mask=None):
 
 
 def update_backward(dh, cache, dparams):
-    """dh (B, N, C) -> dx (B, N, C), dcontext (B, K, C); gradients of params add into dparams."""
+    """dh (B, N, C) -> dx (B, N, C), dcontext (B, K, C); adds the gradients of params to dparams."""
     c_mh, c_ln1, c_w1, c_relu, c_w2, c_ln2 = cache
     dff, dln2_g, dln2_b = layernorm_backward(dh, c_ln2)
     dr, dw2, db2 = linear_backward(dff, c_w2)
@@ -221,7 +222,7 @@ def shared_backward(dmem, dseq, cache, dparams):
 
 
 def memctrl_forward(mem, seq, params, heads, mask, at):
-    """MemCtrl: mem' = U_mem(mem, [mem; seq]), seq' = U_seq(seq, [mem; seq]), both from the old."""
+    """MemCtrl: mem' = U_mem(mem, [mem; seq]), seq' = U_seq(seq, [mem; seq]), from the old two."""
     both, M, updates = np.concatenate((mem, seq), axis=1), mem.shape[1], {}
     if at is None:
         mem, c_mem = update_forward(mem, both, params["mem"], heads, part(mask, slice(M)))
@@ -233,7 +234,7 @@ def memctrl_forward(mem, seq, params, heads, mask, at):
 
 
 def memctrl_backward(dmem, dseq, cache, dparams):
-    """Gradients of the new mem and seq -> gradients of the old ones: both contexts add up."""
+    """Gradients of the new mem and seq -> gradients of the old ones; the contexts' add up."""
     M, updates = cache
     rows, c_seq = updates["seq"]
     dx, dboth = update_backward(dseq, c_seq, dparams["seq"])
@@ -293,7 +294,7 @@ def build_mask(config, T, dtype, mask=None):
     """(M+T, M+T): 0 where a target row may attend to a source column, -inf where not. Ours.
 
     The bottleneck (radius -1) and `window` limit attention between sequence rows only; booleans
-    `mask` (B, M+T, M+T) limit all of it -> (B, 1, M+T, M+T). None where nothing limits the wiring.
+    `mask` (B, M+T, M+T) limit all attention -> (B, 1, M+T, M+T). None where no mask is needed.
     """
     radius = -1 if config.variant in BOTTLENECKS else config.window
     if mask is None and (radius is None or config.variant == "membottleneck"):
@@ -302,7 +303,7 @@ def build_mask(config, T, dtype, mask=None):
     allowed = np.ones((M + T, M + T), bool) if mask is None else mask[:, None].copy()
     if radius is not None:
         allowed[..., M:, M:] &= np.abs(position[:, None] - position) <= radius
-    must(allowed.any(axis=-1).all(), "mask leaves a row nothing to attend to")
+    must(allowed.any(axis=-1).all(), "mask leaves a row with nothing to attend to")
     return np.where(allowed, 0, -np.inf).astype(dtype)
 
 
@@ -349,7 +350,7 @@ def cross_entropy_forward(logits, targets):
 
 
 def cross_entropy_backward(dloss, cache):
-    """dloss, a number -> dlogits (..., O): softmax minus one-hot, over the number of targets."""
+    """dloss, a number -> dlogits (..., O): (softmax - one-hot) · dloss / number of targets."""
     logp, chosen, count = cache
     return (np.exp(logp) - chosen) * (float(dloss) / count)  # np.float64 would promote float32
 
@@ -361,9 +362,9 @@ def model_forward(params, tokens, config, at=None, mask=None):
     """Tokens (B, T), integers in 0 … S -> logits (B, T, O), or (B, R, O) with `at`; a ModelCache.
 
     `at`: slice or positions (R,) whose logits are wanted; the last layer computes only their rows,
-    and memory only if they read it. `mask`: booleans, True where a target row may attend to a
-    source column, broadcastable to (B, M+T, M+T), memory first. What memory may see, rows that
-    read it see too. Raises ValueError for arguments that do not fit the configuration.
+    and memory only if they read it. `mask`: booleans, broadcastable to (B, M+T, M+T), memory first,
+    True where a target row may attend to a source column; what memory may attend to can reach every
+    row that reads memory. Raises ValueError for arguments that do not fit the configuration.
     """
     check_params(config, params)
     tokens, at, mask = check_inputs(config, tokens, at, mask)
@@ -447,9 +448,9 @@ class Config:
     layers: int = 2
     memory: int = 10
     variant: str = "membottleneck"
-    share_controller: bool = False  # ours: one memory update for all layers; memctrl, membottleneck
-    window: int | None = None  # ours: how far sequence rows see each other; not in a bottleneck
-    outputs: int | None = None  # size of the head; None: as many as symbols
+    share_controller: bool = False  # ours: layers share the memory's update; two roles only
+    window: int | None = None  # ours: how far sequence rows attend; not in BOTTLENECKS
+    outputs: int | None = None  # size of the output layer; None: as many as symbols
 
     def __post_init__(self):
         v, M, C, H, window = self.variant, self.memory, self.width, self.heads, self.window
@@ -459,7 +460,7 @@ class Config:
         check_size("memory", M, 0 if v == "transformer" else 1)
         check_size("window", 0 if window is None else window, 0)
         check_size("outputs", 1 if self.outputs is None else self.outputs, 1)
-        must(M == 0 or v != "transformer", f"memory is {M}: must be 0, a transformer has none")
+        must(M == 0 or v != "transformer", f"memory is {M}: must be 0 in a transformer")
         even = C % 2 == 0 == C % H
         must(even, f"width is {C}: must be even and a multiple of heads ({H})")
         shared = self.share_controller in (False, "mem" in WIRINGS[v][2])
@@ -469,7 +470,7 @@ class Config:
 
 @functools.lru_cache(maxsize=64)
 def param_shapes(config):
-    """Name -> shape of every parameter, in the order in which they are stored; y = x w."""
+    """Name -> shape of every parameter, in the order in which they are stored."""
     C, F, S, O = config.width, config.hidden, config.symbols, config.outputs or config.symbols
     update = {"wq": (C, C), "wkv": (C, 2 * C), "wo": (C, C), "ln1_g": (C,), "ln1_b": (C,)}
     update |= {"w1": (C, F), "b1": (F,), "w2": (F, C), "b2": (C,), "ln2_g": (C,), "ln2_b": (C,)}
@@ -508,8 +509,8 @@ def zero_params(config, dtype=np.float32):
 def init_params(config, rng, dtype=np.float32):
     """Random parameters from an np.random.Generator; types and layout as in `zero_params`.
 
-    Ours: weights normal with variance 1/inputs, embedding and memory with variance 1 (as large as
-    the positions), biases 0, gains 1. Memory must be random: rows that start equal stay equal.
+    Ours: weights normal with variance 1/inputs, embedding and memory with variance 1, biases 0,
+    gains 1. Memory must be random: rows that start equal stay equal.
     """
     params = zero_params(config, dtype)
     for name, p in params.items():
@@ -554,14 +555,14 @@ def load(path):
 
     def build(arrays):
         config = Config(**json.loads(str(arrays.pop("config"))))
-        must(config.layers <= len(arrays), "more layers than parameters")  # before they are named
+        must(config.layers <= len(arrays), "more layers than parameters")  # before names are made
         return to_params(config, arrays), config
 
     return read_npz(path, "memt model", build)
 
 
 def atomic_write(path, write):
-    """Let `write(file)` fill a file of its own, renamed to `path` when it is whole."""
+    """Let `write(file)` fill a temporary file, which replaces `path` only when it is complete."""
     path, content = Path(path).resolve(), io.BytesIO()
     write(content)
     beside = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
@@ -585,7 +586,7 @@ def read_npz(path, kind, build):
     try:
         with np.load(path, allow_pickle=False) as file:
             size = sum(member.file_size for member in file.zip.infolist())  # we never compress
-            must(size <= os.path.getsize(path), "it claims to hold more than it does")
+            must(size <= os.path.getsize(path), "it declares more data than it contains")
             return build(dict(file))
     except Exception as error:  # damaged bytes make zip, NumPy and its parser raise anything
         why = " ".join(str(error).split())[:200]
@@ -613,8 +614,8 @@ def check_params(config, params):
     found, right = {n: getattr(p, "shape", None) for n, p in params.items()}, param_shapes(config)
     if found != right:
         name = min(dict(found.items() ^ right.items()))
-        shapes = f"shape is {found.get(name)}, must be {right.get(name)}"
-        raise ValueError(f"params {name!r}: {shapes} (None: absent)")
+        shape, must_be = found.get(name, "missing"), right.get(name, "absent")
+        raise ValueError(f"params {name!r}: shape is {shape}, must be {must_be}")
     types = {p.dtype for p in params.values()}
     if len(types) > 1 or not types <= {np.dtype(np.float32), np.dtype(np.float64)}:
         raise ValueError(f"params are {types}: must be all float32 or all float64")
@@ -624,11 +625,11 @@ def check_ids(name, ids, size, ndim):
     """ids as an array of integers in 0 … size-1, at least one."""
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu" or ids.ndim != ndim or not ids.size:
-        right = f"must be integers in {ndim} dimensions, at least one"
-        raise ValueError(f"{name} are {ids.dtype} of shape {ids.shape}: {right}")
+        right = f"must be a non-empty {ndim}-D array of integers"
+        raise ValueError(f"{name} is {ids.dtype} of shape {ids.shape}: {right}")
     if ids.min() < 0 or ids.max() >= size:
-        found = f"{ids.min()} to {ids.max()}"
-        raise ValueError(f"{name} hold {found}: must be from 0 to {size - 1}")
+        right = f"must be from 0 to {size - 1}"
+        raise ValueError(f"{name} has values from {ids.min()} to {ids.max()}: {right}")
     return ids
 
 
@@ -647,5 +648,5 @@ def check_inputs(config, tokens, at, mask):
         must(mask.dtype == bool, f"mask is {mask.dtype}: must be bool, True where a row may attend")
         passed_on = ~mask[:, M:, M:].all(axis=1) & mask[:, :M, M:].any(axis=1)
         honoured = config.variant not in BOTTLENECKS or not passed_on.any()
-        must(honoured, f"mask hides from sequence rows what {config.variant}'s memory sees")
+        must(honoured, f"mask hides from sequence rows what memory, in {config.variant}, passes on")
     return tokens, at, mask

@@ -13,9 +13,8 @@ if __name__ == "__main__":  # Ctrl-C while importing ends the command without a 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
-import csv
+import contextlib
 import ctypes
-import io
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 import memt
-from memt import Config
+from memt import Config, must
 
 # A task maps symbols (B, n) to what the slots must output, (B, n). Add yours here, one line.
 TASKS = {
@@ -41,7 +40,7 @@ TASKS = {
 
 TRAINING, VALIDATION, TEST, START = range(4)  # independent random streams of one seed
 VALIDATE_EVERY, VALIDATE_ON, TEST_ON, CHUNK = 25, 256, 1000, 64  # steps, then sequences
-SOLVED = 1.0  # exact match of each of the last two validations: 0.995 let 0.982 on the test through
+SOLVED = 1.0  # exact match of the last two validations; with 0.995, a test result was 0.982
 FILES = ("checkpoint.npz", "model.npz", "log.csv", "result.json", "curve.png", "attention.png")
 
 # tokens (B, T), targets (B, R), and as in memt.model_forward: at, mask
@@ -50,35 +49,26 @@ Scores = namedtuple("Scores", "loss symbol exact outputs")  # nats, two accuraci
 
 
 def one_thread():
-    """Ask NumPy's OpenBLAS for one thread, the fastest at these sizes, whatever was imported before.
+    """Ask OpenBLAS, NumPy's matrix library, for one thread: the fastest at these sizes.
 
-    Elsewhere (Accelerate, MKL) it does nothing; there OMP_NUM_THREADS=1 in the environment does it.
+    Works even if NumPy was imported before. With another library, set OMP_NUM_THREADS=1 instead.
     """
-    found = [*Path(np.__file__).parents[1].glob("numpy.libs/*openblas*")]
-    for path in (np._core._multiarray_umath.__file__, *map(str, found)):
-        try:
-            library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
-            if hasattr(library, name):
-                return getattr(library, name)(1)
+    files = [np._core._multiarray_umath.__file__]  # on Windows, the library's own file:
+    files += map(str, Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"))
+    for file in files:
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(file).scipy_openblas_set_num_threads64_(1)
 
 
 one_thread()
 
 
 def keep_heap():
-    """Ask glibc to keep freed memory instead of returning it after every step: about 1.5x faster.
-
-    Elsewhere (no mallopt) it does nothing.
-    """
-    try:
+    """Ask glibc, if in use, to keep freed memory after each step: about 1.5 times as fast."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        mallopt(threshold, 1 << 30)
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
 
 
 # ---------------------------------------------------------------- settings and data
@@ -97,21 +87,20 @@ class Settings:
     config: Config = Config()  # noqa: RUF009 (it is frozen)
 
     def __post_init__(self):
-        if self.task not in [*TASKS]:
-            raise ValueError(f"task is {self.task!r}: must be one of {', '.join(TASKS)}")
+        must(self.task in [*TASKS], f"task is {self.task!r}: must be one of {', '.join(TASKS)}")
         for name in ("length", "steps", "batch"):
             memt.check_size(name, getattr(self, name), 1)
         memt.check_size("seed", self.seed, 0)
-        if not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
-            raise ValueError(f"lr is {self.lr}: must be a positive number")
+        positive = isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf
+        must(positive, f"lr is {self.lr}: must be a positive number")
 
 
-# What differs from Settings and Config, by variant: found over several seeds.
+# Defaults that differ from those of Settings and Config, by variant; chosen over several seeds.
 DEFAULTS = {"transformer": {"memory": 0}, "masked": {"layers": 3, "memory": 16}}
 
 
 def default_settings(variant="membottleneck", **given):
-    """The variant's defaults, with what is given, of Settings or Config, in their place."""
+    """The variant's defaults, overridden by the given fields of Settings or Config."""
     own = {"variant": variant, **DEFAULTS.get(str(variant), {}), **given}
     of_model = {f.name: own.pop(f.name) for f in fields(Config) if f.name in own}
     return Settings(config=Config(**of_model), **own)
@@ -160,7 +149,7 @@ def clip(grad):
 
     Without it, a run now and then falls from nearly solved to chance and may not come back.
     """
-    grad /= max(1.0, np.linalg.norm(grad.astype(np.float64)))  # float32 overflows beyond 1.8e19
+    grad /= max(1.0, np.linalg.norm(grad.astype(np.float64)))  # squares overflow in float32
 
 
 def learning_rate(step, steps, largest):
@@ -219,10 +208,8 @@ def training(s, state, batches=None):
     while not finished(s, state):
         began, step = time.perf_counter(), state.step + 1
         with np.errstate(all="ignore"):
-            batch = Batch(*batches(s.batch, TRAINING, step))
-            loss, grads = memt.loss_and_grads(
-                state.params, batch.tokens, batch.targets, s.config, batch.at, batch.mask
-            )
+            tokens, targets, at, mask = Batch(*batches(s.batch, TRAINING, step))
+            loss, grads = memt.loss_and_grads(state.params, tokens, targets, s.config, at, mask)
             state.loss, grad = float(loss), memt.flat(grads)
             clip(grad)
             adam(vector, grad, state.m, state.v, step, learning_rate(step, s.steps, s.lr))
@@ -257,9 +244,8 @@ def write_checkpoint(out, s, state):
     numbers = {"step": state.step, "seconds": state.seconds, "log": state.log}
     about = json.dumps({"settings": as_dict(s), **numbers})
     memt.atomic_write(out / "checkpoint.npz", lambda file: np.savez(file, about=about, **arrays))
-    text, rows = io.StringIO(), [("step", "loss", "symbol", "exact"), *state.log]
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(out / "log.csv", text.getvalue())
+    rows = [("step", "loss", "symbol", "exact"), *state.log]
+    write_text(out / "log.csv", "".join(",".join(map(str, row)) + "\n" for row in rows))
 
 
 def read_checkpoint(out):
@@ -269,17 +255,16 @@ def read_checkpoint(out):
         about, size = json.loads(str(arrays["about"])), arrays["vector"].size
         s = default_settings(**about["settings"])
         shapes = memt.param_shapes(s.config).values() if s.config.layers <= size else ()
-        if size != sum(map(math.prod, shapes)):  # before a damaged size takes memory
-            raise ValueError("vector does not fit its settings")
+        must(size == sum(map(math.prod, shapes)), "vector does not fit")  # before it takes memory
         state = start(s)
-        for array, name in ((memt.flat(state.params), "vector"), (state.m, "m"), (state.v, "v")):
-            if arrays[name].shape != array.shape or not np.isfinite(arrays[name]).all():
-                raise ValueError(f"{name} does not fit its settings")
+        for name, array in ("vector", memt.flat(state.params)), ("m", state.m), ("v", state.v):
+            good = arrays[name].shape == array.shape and np.isfinite(arrays[name]).all()
+            must(good, f"{name} does not fit its settings")
             array[:] = arrays[name]
         state.step, state.seconds = int(about["step"]), float(about["seconds"])
         state.log = [(int(n), float(x), float(y), float(z)) for n, x, y, z in about["log"]]
-        if not 0 <= state.step <= s.steps or any(row[0] > state.step for row in state.log):
-            raise ValueError(f"step {state.step} does not fit its settings or its log")
+        good = max([0, *(row[0] for row in state.log)]) <= state.step <= s.steps
+        must(good, f"step {state.step} does not fit its settings or its log")
         return s, state
 
     return memt.read_npz(out / "checkpoint.npz", "checkpoint", build)
@@ -359,7 +344,9 @@ def draw_attention(path, s, maps):
     figure.supxlabel("source (what it attends to)", fontsize=10)
     title = f"{s.config.variant}, {s.task}: attention, mean over {TEST_ON} test sequences"
     figure.suptitle(title, fontsize=11)
-    figure.colorbar(grid[0, 0].images[0], ax=grid, shrink=0.6, label="weight (root scale)")
+    figure.colorbar(
+        grid[0, 0].images[0], ax=grid, shrink=0.6, label="attention weight (square-root scale)"
+    )
     memt.atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
@@ -421,14 +408,14 @@ NUMBERS = {
     "memory": "memory tokens, M",
     "length": "symbols in a sequence, n",
     "symbols": "size of the alphabet",
-    "width": "numbers per row, C",
+    "width": "model dimension (length of each vector), C",
     "heads": "attention heads, H",
     "hidden": "width inside the feed-forward net, F",
     "layers": "layers, L",
-    "window": "radius within which sequence rows see each other; not for masked, membottleneck",
+    "window": "how far sequence positions attend; not in masked, membottleneck",
     "steps": "maximum number of training steps; a run stops when it is solved",
     "batch": "sequences per step",
-    "seed": "of data and initial parameters",
+    "seed": "random seed of data and initial parameters",
 }
 
 
@@ -438,7 +425,7 @@ def make_parser():
     rows = (f"  {v:<15} --memory {config.memory} --layers {config.layers}" for v, config in own)
     parser = Parser(
         description="Train a Memory Transformer on a toy task and draw what its memory does.",
-        epilog="defaults by variant:\n" + "\n".join(rows),
+        epilog="defaults are in brackets; by variant:\n" + "\n".join(rows),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -450,39 +437,34 @@ def make_parser():
     for name, text in NUMBERS.items():
         default = "no limit" if defaults[name] is None else defaults[name]
         known(f"--{name}", type=int, help=f"{text} ({default})")
-    known("--lr", type=float, help=f"largest learning rate of Adam ({Settings.lr})")
-    shared = "one memory update for all layers; memctrl and membottleneck"
+    known("--lr", type=float, help=f"peak learning rate of Adam ({Settings.lr})")
+    shared = "all layers share the memory's update; memctrl and membottleneck only"
     known("--share-controller", action="store_true", help=shared)
-    known("--out", type=Path, help="directory to write (runs/TASK-VARIANT-SEED)")
-    known("--resume", action="store_true", help="continue from the checkpoint in the directory")
-    known("--overwrite", action="store_true", help="replace the run in the directory")
+    known("--out", type=Path, help="directory to write to (runs/TASK-VARIANT-SEED)")
+    either = parser.add_mutually_exclusive_group().add_argument
+    either("--resume", action="store_true", help="continue from the checkpoint in the directory")
+    either("--overwrite", action="store_true", help="replace the run in the directory")
     return parser
 
 
 def prepare(given):
     """Options -> directory, settings and state to train; deletes nothing. ValueError or OSError."""
     resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
-    name = (
-        given.get("task", "reverse"),
-        given.get("variant", "membottleneck"),
-        given.get("seed", 0),
-    )
-    out = given.pop("out", None) or Path("runs", "-".join(map(str, name)))
-    held, place = [name for name in FILES if (out / name).exists()], repr(str(out))
-    if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one")
-    if resume and "checkpoint.npz" not in held:
-        raise ValueError(f"{place} holds no checkpoint: correct --out, or omit --resume to begin")
+    default = {"task": "reverse", "variant": "membottleneck", "seed": 0}
+    name = "-".join(str(given.get(n, default[n])) for n in default)
+    out = given.pop("out", None) or Path("runs", name)
+    held = [file for file in FILES if (out / file).exists()]
     if resume:
+        advice = "correct --out, or omit --resume to begin"
+        must("checkpoint.npz" in held, f"{str(out)!r} holds no checkpoint: {advice}")
         s, state = read_checkpoint(out)
         for name, value in given.items():
-            if as_dict(s)[name] != value:
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} is {value}, the run has {as_dict(s)[name]}: omit it")
+            option, own = name.replace("_", "-"), as_dict(s)[name]
+            must(value == own, f"--{option} is {value}, but the run has {own}: omit --{option}")
         return out, s, state
-    if held and not overwrite:
-        what, advice = ("a run", "--resume, ") if "checkpoint.npz" in held else (held[0], "")
-        raise ValueError(f"{place} holds {what}: give {advice}another --out, or --overwrite")
+    resumable = "--resume, " if "checkpoint.npz" in held else ""
+    advice = f"give {resumable}another --out, or --overwrite"
+    must(overwrite or not held, f"{str(out)!r} holds {', '.join(held)}: {advice}")
     s = default_settings(**given)
     state = start(s)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,289 +1,289 @@
-"""Read attention maps: the share of each block, its shape, and the road through memory.
+"""Read attention maps: the share of each block, its shape, and the path through memory.
 
     python -m experiments.attention                       # trains models and draws the first
     python -m experiments.attention runs/…/model.npz      # one model: table, and map.png beside it
 
-[reported] are the shapes; the scores (experiments/shapes.py), the shares and the road are ours.
+The path, READ·WRITE, is an attention rollout (Abnar and Zuidema, arXiv 2005.00928) over one layer's
+WRITE and the last one's READ. The shapes are [reported]; their scores and the shares are ours.
 """
 
-import sys
 from pathlib import Path
 
-import memt
-from experiments import common, shapes
-from experiments.common import np, train_toy
+from experiments import common
+from experiments.common import memt, np, train_toy
 
 KINDS = (("membottleneck", "reverse"), ("membottleneck", "copy"), ("memtransformer", "reverse"))
+ANSWERS = {"reverse": "anti-diagonal", "copy": "sharp diagonal"}
+FOUND = (*common.SCORES, "path", "beside", "path_shape", "with_shape", "heads_total")
+
+# ---------------------------------------------------------------- shapes
+
+SMALLEST = 8  # rows and columns: in a smaller block chance draws every shape
+CLEAR = 0.6  # least score that gets a name
+CONTRAST = 0.25  # least standard deviation of the shape, in mean weights: a fog is no shape
 
 
-# ---------------------------------------------------------------- reading
+def diagonal(rows, columns, width):
+    """1 on the diagonal and 0 elsewhere, or, with a width in cells, a bell around it."""
+    i, j = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
+    off = abs(i[:, None] - j) * min(rows, columns)
+    return np.exp(-((off / width) ** 2) / 2) if width else off < 0.5
 
 
-def blocks(weights: memt.Array, M: int) -> dict[str, memt.Array]:
-    """One map (M+T, M+T) -> its four blocks; rows are targets, columns sources."""
+SHAPES = (  # name, what a block of that shape looks like
+    ("sharp diagonal", lambda block: diagonal(*block.shape, 0)),
+    ("blurred diagonal", lambda block: diagonal(*block.shape, 1.5)),
+    ("anti-diagonal", lambda block: diagonal(*block.shape, 0)[:, ::-1]),
+    ("anti-diagonal", lambda block: diagonal(*block.shape, 1.5)[:, ::-1]),
+    ("vertical stripe", lambda block: np.tile(block.mean(axis=0), (len(block), 1))),
+    ("horizontal strip", lambda block: np.tile(block.mean(axis=1), (block.shape[1], 1)).T),
+)
+
+
+def correlation(a, b):
+    """Pearson's correlation of two arrays of one shape; 0 if one is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
+
+
+def shape(block):
+    """The shape that correlates best; "none" if it is unclear, faint or the block too small."""
+    if min(block.shape) < SMALLEST:
+        return "none"
+    score, name = max((correlation(block, look(block)), name) for name, look in SHAPES)
+    strong = score * block.std() >= CONTRAST * block.mean()
+    return name if score >= CLEAR and strong else "none"
+
+
+# ---------------------------------------------------------------- blocks and paths
+
+
+def blocks(weights, M):
+    """One map (M+T, M+T) -> its blocks, one without memory; rows are targets, columns sources."""
     mem, seq = slice(M), slice(M, None)
-    return {
-        "PROCESS": weights[mem, mem],
-        "WRITE": weights[mem, seq],
-        "READ": weights[seq, mem],
-        "ORDINARY": weights[seq, seq],
-    }
+    names = {"PROCESS": (mem, mem), "WRITE": (mem, seq), "READ": (seq, mem)} if M else {}
+    return {name: weights[block] for name, block in (names | {"seq to seq": (seq, seq)}).items()}
 
 
-def shares(weights: memt.Array, M: int) -> dict[str, float]:
-    """Block -> share of its rows' attention, 0 to 1.
-
-    PROCESS and WRITE add up to 1 (the mem rows), READ and ORDINARY too (the seq rows).
-    """
+def shares(weights, M):
+    """Block -> share of its rows' attention: PROCESS + WRITE is 1, and READ + seq to seq."""
     return {name: float(b.sum(axis=1).mean()) for name, b in blocks(weights, M).items()}
 
 
-def uniform(config: memt.Config, T: int) -> memt.Array:
-    """The map (M+T, M+T) of a model that attends evenly to all it may see."""
-    M = config.memory
-    mask = memt.build_mask(config, T, float)
-    allowed = np.ones((M + T, M + T)) if mask is None else np.exp(mask)
-    if config.variant == "membottleneck":
-        allowed[M:, M:] = 0
-    return allowed / allowed.sum(axis=1, keepdims=True)
+def even(config, T):
+    """The map (M+T, M+T) of a model that attends evenly to all it may see: parameters of 0 do."""
+    _, cache = memt.model_forward(memt.zero_params(config), np.zeros((1, T), int), config)
+    return memt.attention_maps(cache)[0, 0, 0]
 
 
-def strongest(weights: memt.Array, even: memt.Array, M: int) -> str:
-    """The block whose share exceeds most what even attention gives it."""
-    expected = shares(even, M)
-    return max(blocks(weights, M), key=lambda b: shares(weights, M)[b] - expected[b])
+def block_shapes(weights, M, n):
+    """Block -> its shape, in a map of n symbols and n slots.
 
-
-def shape(weights: memt.Array, block: str, M: int, n: int) -> str:
-    """The shape of a block.
-
-    Where the sequence is n symbols and n slots, only the slots' rows count, since they answer, and
-    of the columns the symbols' or the slots', whichever get more.
+    Of the sequence rows only the slots' count, since they answer, and of the columns the symbols'
+    or the slots', whichever get more.
     """
-    part = blocks(weights, M)[block]
-    if weights.shape[0] == M + 2 * n:
-        part = part[n:] if block in ("READ", "ORDINARY") else part
-        halves = [part] if block in ("PROCESS", "READ") else np.split(part, 2, axis=1)
-        part = max(halves, key=np.sum)
-    return shapes.name(part)
+    found = {}
+    for name, part in blocks(weights, M).items():
+        part = part[n:] if name in ("READ", "seq to seq") else part
+        halves = [part] if name in ("PROCESS", "READ") else np.split(part, 2, axis=1)
+        found[name] = shape(max(halves, key=np.sum))
+    return found
 
 
-def written_order(maps: memt.Array, M: int, n: int) -> memt.Array:
-    """Memory tokens (M,) by the centre of what they write: maps (L, H, M+T, M+T).
-
-    The centre is the mean position, among the n symbols, of WRITE over all layers and heads.
-    """
+def written_order(maps, M, n):
+    """Memory tokens (M,) by the mean position of what they WRITE: maps (L, H, M+2n, M+2n)."""
     write = maps[:, :, :M, M : M + n].mean(axis=(0, 1))
     return np.argsort(write @ np.arange(n) / write.sum(axis=1), kind="stable")
 
 
-def sort_memory(maps: memt.Array, order: memt.Array) -> memt.Array:
+def sort_memory(maps, order):
     """The same maps (..., M+T, M+T) with memory rows and columns in that order."""
     rows = np.concatenate((order, np.arange(len(order), maps.shape[-1])))
     return maps[..., rows, :][..., rows]
 
 
-def road(maps: memt.Array, config: memt.Config, layer: int) -> memt.Array | None:
-    """READ of the last layer times WRITE of a layer: maps (L, B, H, M+T, M+T) -> (T, T).
+def rollout(maps, M, layer):
+    """READ of the last layer times WRITE of a layer: maps (L, B, H, M+T, M+T) -> (T, M, T).
 
-    From source position (column) through memory to target position (row): weights averaged over
-    heads, multiplied in each sequence, averaged over sequences. None where that memory is never
-    read: only membottleneck reads what the same layer has written.
+    From source position (last) through a memory token to target position (first): weights averaged
+    over heads, multiplied in each sequence, summed over sequences.
     """
-    M = config.memory
-    if layer == config.layers - 1 and config.variant != "membottleneck":
-        return None
     read, write = maps[-1].mean(axis=1)[:, M:, :M], maps[layer].mean(axis=1)[:, :M, M:]
-    return (read @ write).mean(axis=0)
+    return np.einsum("btm,bms->tms", read, write)
 
 
-def look(params: memt.Params, config: memt.Config, tokens: memt.Array, n: int):
-    """-> maps (L, H, M+T, M+T) with sorted memory, roads (one per layer, (T, T) or None)."""
-    _, cache = memt.model_forward(params, tokens, config)
-    maps = memt.attention_maps(cache)
-    roads = [road(maps, config, layer) for layer in range(config.layers)]
-    mean = maps.mean(axis=1)
-    return sort_memory(mean, written_order(mean, config.memory, n)), roads
+def paths(params, config, tokens):
+    """Layer -> the path through what it writes, (T, M, T), see `rollout`, averaged over sequences.
+
+    Only layers whose memory is read: of the last, membottleneck alone reads what it has written.
+    """
+    layers = range(config.layers - (config.variant != "membottleneck")) if config.memory else ()
+    total = dict.fromkeys(layers, 0)
+    for i in range(0, len(tokens), train_toy.CHUNK):
+        _, cache = memt.model_forward(params, tokens[i : i + train_toy.CHUNK], config)
+        maps = memt.attention_maps(cache)
+        total = {layer: sums + rollout(maps, config.memory, layer) for layer, sums in total.items()}
+    return {layer: sums / len(tokens) for layer, sums in total.items()}
+
+
+def look(s, params, size=train_toy.TEST_ON):
+    """-> maps (L, H, M+T, M+T) and paths of test sequences."""
+    tokens = train_toy.make_batch(s, size, train_toy.TEST).tokens
+    return train_toy.mean_maps(params, s.config, tokens), paths(params, s.config, tokens)
+
+
+def on_answer(s, path):
+    """Mean weight (0 to 1) from the symbol that a slot must answer to it, and from each other."""
+    n = s.length
+    part, answer = path.sum(axis=1)[n:, :n], train_toy.TASKS[s.task](np.arange(n)[None])[0]
+    right = part[np.arange(n), answer].mean()
+    return float(right), float((part.sum() / n - right) / (n - 1))
 
 
 # ---------------------------------------------------------------- the experiment
 
 
-def jobs(args) -> list[common.Job]:
-    """Three kinds of model."""
+def jobs(args):
+    steps = 30 if args.quick else 3000
     return [
-        common.toy_job(variant, task=task, steps=30 if args.quick else 3000, seed=seed)
+        common.toy_job(variant, task=task, steps=steps, seed=seed)
         for seed in args.seeds
         for variant, task in KINDS
     ]
 
 
-def trained_maps(job: common.Job):
-    """-> settings, state, maps and roads of the test sequences."""
-    s, state = common.train(job)
-    tokens, _ = train_toy.make_batch(s, train_toy.TEST_ON, train_toy.TEST)
-    return s, state, *look(state.params, s.config(), tokens, s.length)
+def run(job):
+    """Train and look. `path` and `beside` are those of `on_answer`, for the layer with the best.
 
-
-def on_answer(way: memt.Array, s: common.Settings) -> tuple[float, float]:
-    """Mean road weight (0 to 1) from the symbol that a slot must answer to it, and from others."""
-    part, n = way[s.length :, : s.length], s.length
-    answer = train_toy.TASKS[s.task](np.arange(n)[None])[0]
-    right = part[np.arange(n), answer].mean()
-    return float(right), float((part.sum() / n - right) / (n - 1))
-
-
-def run(job: common.Job) -> common.Job:
-    """Train and look. `road` and `beside` are those of `on_answer`, for the layer with the best.
-
-    `road_shape`: the shape of that road from symbols to slots; `found`: layer.head, strongest
-    block, its share in % and its shape; `with_shape`: heads of which any block has the answer's.
+    `path_shape`: that path's shape from symbols to slots; `with_shape`: heads with the answer's
+    shape in any block.
     """
-    s, state, maps, roads = trained_maps(job)
-    n, M = s.length, s.memory
-    best = max((r for r in roads if r is not None), key=lambda r: on_answer(r, s)[0])
-    even, answer = uniform(s.config(), 2 * n), {"copy": "sharp diagonal"}
-    wanted, found, with_shape = answer.get(s.task, "anti-diagonal"), [], 0
-    for (layer, head), _ in np.ndenumerate(maps[:, :, 0, 0]):
-        weights = maps[layer, head]
-        block = strongest(weights, even, M)
-        share = 100 * shares(weights, M)[block]
-        found.append(f"{layer + 1}.{head + 1}:{block}:{share:.0f}:{shape(weights, block, M, n)}")
-        with_shape += any(shape(weights, b, M, n) == wanted for b in blocks(weights, M))
-    right, beside = on_answer(best, s)
-    result = {"road": right, "beside": beside, "road_shape": shapes.name(best[n:, :n])}
-    result |= {"with_shape": with_shape, "heads_total": maps.shape[0] * maps.shape[1]}
-    return common.scores(s, state) | result | {"found": "; ".join(found)}
+    s, state = common.train(job)
+    maps, found = look(s, state.params)
+    n, M = s.length, s.config.memory
+    (right, beside), best = max((on_answer(s, path), layer) for layer, path in found.items())
+    heads = [block_shapes(weights, M, n).values() for layer in maps for weights in layer]
+    seen = sum(ANSWERS[s.task] in names for names in heads)
+    path_shape = shape(found[best].sum(axis=1)[n:, :n])
+    values = (right, beside, path_shape, seen, len(heads))
+    return common.scores(s, state) | dict(zip(FOUND[-5:], values, strict=True))
 
 
-# ---------------------------------------------------------------- pictures
+def shape_counts(rows):
+    """How many heads of how many show the answer's shape; how many paths do."""
+    heads, total = (int(common.numbers(rows, name).sum()) for name in ("with_shape", "heads_total"))
+    return heads, total, sum(row["path_shape"] == ANSWERS[row["task"]] for row in rows)
 
 
-def show(axes, weights: memt.Array, M: int) -> None:
-    """A map, root scale; white lines border the memory, names stand in its blocks."""
-    from matplotlib.colors import PowerNorm
-
-    axes.imshow(weights, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    if M:
-        axes.axhline(M - 0.5, color="white", lw=2)
-        axes.axvline(M - 0.5, color="white", lw=2)
-
-
-def name_blocks(axes, M: int, size: int, points: float) -> None:
-    """Write PROCESS, WRITE and READ into a map (size, size)."""
-    style = {"color": "white", "fontsize": points, "weight": "bold", "va": "top"}
-    axes.text(0, 0, "PRO-\nCESS", **style)
-    axes.text(size - 1, 0, "WRITE", ha="right", **style)
-    axes.text(M + 0.5, M + 1, "← READ", **style)
+def finding(rows):
+    own = [row for row in rows if row["variant"] == "membottleneck"]
+    right, beside = (common.by_seed(own, name) for name in ("path", "beside"))
+    heads, total, found = shape_counts(own)
+    clear = common.clear(right - beside) > 0 and found / len(own) > max(0.5, heads / total)
+    claim = "Maps show what a model does in the path READ·WRITE, rarely in a head"
+    measured = f"Path to the right symbol {common.spread(right, 2)}, to another {beside.mean():.2f}"
+    return [(claim, "shapes: reported; path: ours", measured, common.shown(clear))]
 
 
-def panel_title(weights: memt.Array, even: memt.Array, M: int, n: int) -> str:
-    """Share of the strongest block, and its shape; where it has none, a block that has one."""
-    block = strongest(weights, even, M)
-    share, what = 100 * shares(weights, M)[block], shape(weights, block, M, n)
-    if what == "none":
-        others = ((b, shape(weights, b, M, n)) for b in ("READ", "WRITE", "PROCESS", "ORDINARY"))
-        what = next((f"{b}: {found}" for b, found in others if found != "none"), "none")
-    return f"{block} {share:.0f} %\n{what}"
-
-
-def picture(path: Path, title: str, note: str, config: memt.Config, maps, roads, n: int) -> None:
-    """A row per layer: every head, and the road from what this layer writes."""
-    L, H = maps.shape[:2]
-    M, T = config.memory, maps.shape[-1] - config.memory
-    figure, grid = common.slide(title, note, columns=H + 1, rows=L)
-    figure.set_size_inches(max(12, 2.4 * (H + 1)), max(6.75, 1.4 + 2.7 * L))
-    even = uniform(config, T)
-    for (layer, head), _ in np.ndenumerate(maps[:, :, 0, 0]):
-        axes = grid[layer, head]
-        show(axes, maps[layer, head], M)
-        text = panel_title(maps[layer, head], even, M, n)
-        axes.set_title(f"layer {layer + 1} · head {head + 1}\n{text}", fontsize=14)
-    for layer, (axes, way) in enumerate(zip(grid[:, H], roads, strict=True), 1):
-        if way is None:
-            axes.text(0.5, 0.5, "written,\nnever read", ha="center", va="center")
+def picture(file, findings, note, rows, s, maps, found):
+    """A row per layer: every head, memory sorted, and the path through what this layer writes."""
+    (L, H), M, n = maps.shape[:2], s.config.memory, s.length
+    note += f"; rows are targets, columns sources; mean of {train_toy.TEST_ON} sequences, "
+    note += "dark 0, yellow 1, root scale; memory sorted by what it writes"
+    figure, grid = common.slide(findings, note, rows, columns=H + 1, lines=L)
+    figure.set_size_inches(max(12, 2.4 * (H + 1)), max(6.75, 1.6 + 3 * L))
+    maps = sort_memory(maps, written_order(maps, M, n))
+    for layer, head in np.ndindex(L, H):
+        axes, weights = grid[layer, head], maps[layer, head]
+        train_toy.draw_map(axes, weights, M, n)
+        names = [
+            f"{b}: {name}" for b, name in block_shapes(weights, M, n).items() if name != "none"
+        ]
+        axes.set_title("\n".join((f"layer {layer + 1} · head {head + 1}", *names)), fontsize=12)
+    for layer, axes in enumerate(grid[:, H]):
+        if layer not in found:
+            axes.text(0.5, 0.5, "written,\nnever read" if M else "no memory", ha="center")
             axes.axis("off")
             continue
-        part = way[n:, :n] if 2 * n == T else way
-        show(axes, part, 0)
-        axes.set(xlabel="symbol", ylabel="slot")
-        axes.set_title(f"ROAD, layer {layer}\n{shapes.name(part)}", fontsize=14, weight="bold")
-    name_blocks(grid[0, 0], M, M + T, 9)
-    grid[-1, 0].set(xlabel="source", ylabel="target")
-    common.save(figure, path)
+        part = found[layer].sum(axis=1)[n:, :n]
+        axes.imshow(part, cmap="cividis", norm=grid[0, 0].images[0].norm)
+        axes.set(xticks=[], yticks=[])
+        axes.set_xlabel("symbol", fontsize=12)
+        axes.set_ylabel("slot", fontsize=12)
+        axes.set_title(f"path, layer {layer + 1}\n{shape(part)}", fontsize=12, weight="bold")
+    common.save(figure, file)
 
 
-def draw(rows: list[common.Row], out: Path) -> None:
+def draw(rows, out):
     """The first job's model, trained again; the title and note count over all seeds."""
-    own = [r for r in rows if r["variant"] == "membottleneck" and r["task"] == "reverse"]
-    given = {"steps": int(own[0]["steps"]), "seed": int(own[0]["seed"])}
-    s, _, maps, roads = trained_maps(common.toy_job("membottleneck", **given))
-    seen = sum(int(r["with_shape"]) for r in own)
-    heads = sum(int(r["heads_total"]) for r in own)
-    roads_seen = sum(r["road_shape"] == "anti-diagonal" for r in own)
-    right, beside = (common.numbers(own, name).mean() for name in ("road", "beside"))
-    here, heads_here = float(own[0]["road"]), f"{own[0]['with_shape']} of {own[0]['heads_total']}"
-    title = (
-        f"Reverse is an anti-diagonal: in {len(own)} models {seen} of {heads}\n"
-        f"heads show it, the better road READ·WRITE in {roads_seen} of {len(own)}"
-    )
+    own = [row for row in rows if row["variant"] == "membottleneck"]
+    first = next(row for row in own if row["task"] == "reverse")
+    given = {"steps": int(first["steps"]), "seed": int(first["seed"])}
+    s, state = common.train(common.toy_job("membottleneck", **given))
+    heads, total, found = shape_counts(own)
     note = (
-        f"shown: seed {own[0]['seed']} ({heads_here} heads); n = 10, M = 10, mean of "
-        f"{train_toy.TEST_ON} test sequences, dark 0, yellow 1, root scale; memory\nsorted by what "
-        f"it writes; best road to the right symbol {here:.2f}, mean of {len(own)} models "
-        f"{right:.2f}, to another {beside:.3f}"
+        f"reverse, seed {first['seed']}, best path {float(first['path']):.2f}; the answer's shape: "
     )
-    picture(out / "attention.png", title, note, s.config(), maps, roads, s.length)
+    note += f"in {heads} of {total} heads, in the best path of {found} of {len(own)} models"
+    picture(out / "attention.png", finding(rows), note, rows, s, *look(s, state.params))
 
 
 # ---------------------------------------------------------------- one model
 
 
-def table(maps: memt.Array, config: memt.Config, n: int) -> str:
-    """A line per layer, head and block: share, what even attention would give, shape."""
-    M, T = config.memory, maps.shape[-1] - config.memory
-    expected = shares(uniform(config, T), M)
-    lines = ["layer  head  block       share   even  shape"]
-    for (layer, head), _ in np.ndenumerate(maps[:, :, 0, 0]):
+def table(s, maps, found):
+    """A line per layer, head and block; then the path: from which symbol each slot draws most."""
+    M, n, lines = s.config.memory, s.length, ["layer  head  block       share   even  shape"]
+    expected = shares(even(s.config, 2 * n), M)
+    for layer, head in np.ndindex(maps.shape[:2]):
+        names = block_shapes(maps[layer, head], M, n)
         for block, share in shares(maps[layer, head], M).items():
-            what = shape(maps[layer, head], block, M, n)
-            even = f"{share:6.1%} {expected[block]:6.1%}"
-            lines.append(f"{layer + 1:5}  {head + 1:4}  {block:<9}  {even}  {what}")
+            weights = f"{share:6.1%} {expected[block]:6.1%}"
+            lines.append(f"{layer + 1:5}  {head + 1:4}  {block:<10} {weights}  {names[block]}")
+    for layer, path in found.items():
+        lines += [
+            "",
+            f"path through what layer {layer + 1} writes (memory in the model's own order)",
+        ]
+        lines += ["symbol  memory  slot  weight"]
+        for slot, by_memory in enumerate(path[n:, :, :n], 1):
+            weight = by_memory.sum(axis=0)
+            symbol = weight.argmax()
+            token = by_memory[:, symbol].argmax()
+            lines.append(f"{symbol + 1:6}  {token + 1:6}  {slot:4}  {weight[symbol]:6.1%}")
     return "\n".join(lines)
 
 
-def read_model(path: Path, n: int, out: Path) -> None:
-    """Print the table of a model and draw it, on random sequences of n symbols and n blanks.
-
-    Raises ValueError for a file that is no model, or a model without memory; OSError.
-    """
-    params, config = memt.load(path)
-    if not config.memory:
-        raise ValueError(f"{str(path)!r} has no memory tokens: must be a model with memory")
-    s = train_toy.Settings(length=n, symbols=config.symbols)
-    tokens, _ = train_toy.make_batch(s, train_toy.TEST_ON, train_toy.TEST)
-    maps, roads = look(params, config, tokens, n)
-    out.mkdir(parents=True, exist_ok=True)
-    note = f"{n} symbols, M = {config.memory}, mean of {train_toy.TEST_ON} random sequences"
-    picture(out / "map.png", f"{config.variant}: where it looks", note, config, maps, roads, n)
-    print(f"{table(maps, config, n)}\npicture: {out / 'map.png'}")
+def read_model(s, params, file):
+    """Print the table of a model and draw it, on random sequences of n symbols and n blanks."""
+    maps, found = look(s, params)
+    title = "What attends to what", "", f"M = {s.config.memory}", s.config.variant
+    picture(file, [title], f"{s.length} random symbols", [], s, maps, found)
+    train_toy.say(f"{table(s, maps, found)}\npicture: {file}")
 
 
-def main() -> int:
-    """With a model, read it; without, the experiment. Exit status as common.main has it."""
+def main():
+    """With a model, read it; without, the experiment. Exits as common.main does."""
     parser = common.make_parser(__doc__)
     parser.add_argument("model", nargs="?", type=Path, help="model.npz of train_toy.py")
     parser.add_argument("--length", type=common.count, default=10, help="symbols (10)")
     args = parser.parse_args()
     if not args.model:
-        return common.main("attention", parser, jobs, run, draw)
+        common.main("attention", parser)
+    args.out = args.out or args.model.parent
     try:
-        read_model(args.model, args.length, args.out or args.model.parent)
+        params, config = memt.load(args.model)
+        if args.length > 200:
+            raise ValueError(f"--length is {args.length}: must be at most 200")
+        s, file = (
+            train_toy.Settings(length=args.length, config=config),
+            common.place(args, "map.png"),
+        )
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    return 0
+    common.guarded(parser, lambda: read_model(s, params, file))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,84 +1,74 @@
 """What the experiments share: runs in parallel, a CSV that survives, slides.
 
-An experiment is three functions. `jobs(args)` lists runs as dicts whose values say all that a run
-depends on, `seed` among them; `run(job)` does one and returns what it found; `draw(rows, out)`
-draws the slide from the CSV. A job is also the key of its row: what the CSV has is not run again.
-Machines that took a part of the seeds each join their CSVs by appending rows, without the head.
+An experiment is one file. `jobs(args)` lists runs as dicts whose values say all that a run depends
+on, `seed` among them; `run(job)` does one and returns the columns `FOUND`; `draw(rows, out)` draws
+the slide from the CSV; `finding(rows)` returns rows of the table of findings. A job is also the key
+of its row: what the CSV has is not run again.
 """
 
 import argparse
 import csv
-import io
+import importlib
 import math
 import multiprocessing
 import os
 import signal
-import sys
+import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
 
-import matplotlib
-import matplotlib.figure
 import numpy as np
 
 import memt
 import train_toy
-from train_toy import Settings, State, say, write_text
-
-Job = dict[str, object]
-Row = dict[str, str]
 
 # Okabe and Ito's colours, which the colour-blind tell apart; a marker for each
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
-VARIANT_COLORS = {
-    "membottleneck": "#d55e00",
-    "masked": "#e69f00",
-    "memctrl": "#009e73",
-    "memtransformer": "#0072b2",
-    "transformer": "#000000",
-}
+VARIANT_COLORS = {v: COLORS[i] for v, i in zip(memt.VARIANTS, (6, 0, 4, 2, 1, 3, 5), strict=False)}
 # 97.5 % quantiles of Student's t for 1 … 10 degrees of freedom
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 # ---------------------------------------------------------------- one run on a toy task
 
+# every setting of a toy run is fixed here, not in train_toy
+TOY = {"task": "reverse", "variant": "", "length": 10, "symbols": 10, "memory": 10, "width": 32}
+TOY |= {"heads": 4, "hidden": 128, "layers": 2, "share_controller": False, "window": None}
+TOY |= {"steps": 3000, "batch": 32, "lr": 4e-3, "seed": 0}
+SCORES = ("taken", "symbol", "exact", "tested_on")
 
-def toy_job(variant: str, **given) -> Job:
-    """Every setting of a toy run; what `given` leaves out is fixed here, not in train_toy."""
-    own = {"memory": 0 if variant == "transformer" else 10}
-    fixed = {"length": 10, "symbols": 10, "width": 32, "heads": 4, "hidden": 128, "layers": 2}
-    return asdict(Settings(variant=variant, **fixed | {"batch": 32, "lr": 4e-3} | own | given))
+
+def toy_job(variant, **given):
+    """A toy run: `given` in place of what is fixed."""
+    memory = 0 if variant == "transformer" else TOY["memory"]
+    return TOY | {"variant": variant, "memory": memory} | given
 
 
-def train(job: Job) -> tuple[Settings, State]:
-    """Train until solved or out of steps."""
-    s = Settings(**job)
+def train(job):
+    """Train until solved or out of steps -> settings, state."""
+    s = train_toy.default_settings(**job)
     state = train_toy.start(s)
     for _ in train_toy.training(s, state):
         pass
     return s, state
 
 
-def scores(s: Settings, state: State) -> dict[str, object]:
+def scores(s, state):
     """Steps taken, and symbol and exact accuracy (0 to 1) on the test stream."""
     batch = train_toy.make_batch(s, train_toy.TEST_ON, train_toy.TEST)
-    _, symbol, exact, _ = train_toy.evaluate(state.params, s, *batch)
-    return {"taken": state.step, "symbol": symbol, "exact": exact, "tested_on": train_toy.TEST_ON}
+    _, symbol, exact, outputs = train_toy.evaluate(state.params, s.config, batch)
+    return {"taken": state.step, "symbol": symbol, "exact": exact, "tested_on": len(outputs)}
 
 
-def flops(config: memt.Config, T: int, R: int) -> int:
-    """Floating-point operations of one sequence going forward, R of its T positions read.
+def flops(config, T, R):
+    """Floating-point operations of one sequence going forward, R of its T positions wanted.
 
     For transformer, memtransformer and membottleneck. Counts the matrix products, two operations
     per multiply-add: an update of n rows that attend to k rows takes 4nC² for wq and wo, 4kC² for
-    wkv, 4nkC for q kᵀ and p v, 4nCF for w1 and w2. A masked weight costs what any other does, as
-    it does in memt. Training takes about three times that, for any config.
+    wkv, 4nkC for q kᵀ and p v, 4nCF for w1 and w2. Training takes about three times that.
     """
     C, F, M, L = config.width, config.hidden, config.memory, config.layers
     if config.variant == "membottleneck":
@@ -88,7 +78,7 @@ def flops(config: memt.Config, T: int, R: int) -> int:
     return sum(4 * C * (n * (C + k + F) + k * C) for n, k in updates) + 2 * R * C * config.symbols
 
 
-def size(config: memt.Config) -> int:
+def size(config):
     """Number of parameters."""
     return sum(map(math.prod, memt.param_shapes(config).values()))
 
@@ -96,78 +86,115 @@ def size(config: memt.Config) -> int:
 # ---------------------------------------------------------------- the CSV
 
 
-def cell(value: object) -> str:
+def cell(value):
     """A value as the CSV has it: None is empty, a float has six digits, a list has spaces."""
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return " ".join(map(cell, value))
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def key(job: Job, *without: str) -> tuple[str, ...]:
-    """What identifies a run."""
-    return tuple(cell(value) for name, value in job.items() if name not in without)
+def key(row, names):
+    """The cells of some columns, of a job or of a row of the CSV."""
+    return tuple(cell(row[name]) for name in names)
 
 
-def read_rows(path: Path, columns: Iterable[str] = ()) -> list[Row]:
-    """Rows of a CSV, none if there is no file. Raises ValueError if one lacks a column or cell."""
+def read_rows(path, found, job=()):
+    """Rows of a CSV with the columns of a job, then `found` and seconds; none if there is no file.
+
+    Raises ValueError for other columns, a torn row, a second head, or two results of one run.
+    """
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if any(None in row or None in row.values() or not row.keys() >= set(columns) for row in rows):
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            head, *lines = csv.reader(file)
+    except (ValueError, csv.Error):
+        head, lines = [], []
+    names, rows = head[: -len(found) - 1], {}
+    if not names or head[len(names) :] != [*found, "seconds"] or (job and names != list(job)):
         raise ValueError(f"{str(path)!r} is not a CSV of this experiment: give another --out")
-    return rows
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(head) or line == head:
+            what = "a second head" if line == head else "torn"
+            raise ValueError(f"{str(path)!r}: row {number} is {what}, remove it")
+        first, other = rows.setdefault(tuple(line[: len(names)]), (number, line))
+        if other[:-1] != line[:-1]:  # but for the seconds
+            raise ValueError(f"{str(path)!r}: rows {first} and {number} are one run, keep one")
+    return [dict(zip(head, line, strict=True)) for _, line in rows.values()]
 
 
-def append_row(path: Path, row: Job) -> None:
-    """One more row. The file is written beside and renamed, so a kill never tears it."""
-    rows, text = [*read_rows(path, row), {name: cell(x) for name, x in row.items()}], io.StringIO()
-    writer = csv.DictWriter(text, row, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+def append_row(path, row):
+    """One more row, by a single write at the end: two processes may write to one CSV."""
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not file.tell():
+            writer.writerow(row)
+        writer.writerow(key(row, row))
 
 
-def numbers(rows: Iterable[Row], column: str) -> np.ndarray:
-    """A column of numbers, (rows,); of lists of equal lengths, (rows, length)."""
-    cells = [np.array(row[column].split(), float) for row in rows]
-    return np.array([x[0] if len(x) == 1 else x for x in cells])
+def numbers(rows, column):
+    """A column of numbers, (rows,); of lists of equal lengths, (rows, length). Else ValueError."""
+    try:
+        cells = np.array([row[column].split() or ["nothing"] for row in rows], float)
+    except ValueError:
+        raise ValueError(f"column {column!r}: must be numbers, equally many in each row") from None
+    return cells[:, 0] if cells.shape[1:] == (1,) else cells
 
 
-def group(rows: Iterable[Row], *names: str) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by the values of some columns, in order of appearance."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
+def group(rows, *names):
+    """Rows by the cells of some columns, in order of appearance."""
+    groups = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+        groups.setdefault(key(row, names), []).append(row)
     return groups
 
 
-def interval(values: np.ndarray) -> float:
+def by_seed(rows, column, **cells):
+    """For each seed, in order: the mean of a column over the rows with these cells."""
+    own = [row for row in rows if all(row[name] == cell(x) for name, x in cells.items())]
+    seeds = sorted(group(own, "seed").items(), key=lambda item: int(item[0][0]))
+    return np.array([numbers(rows, column).mean(axis=0) for _, rows in seeds])
+
+
+def complete(rows, jobs):
+    """The rows of these jobs with any seed, in their order, by seed; only seeds that have all."""
+    names = [name for name in jobs[0] if name != "seed"]
+    kinds = list(dict.fromkeys(key(job, names) for job in jobs))
+    own = [row for row in rows if key(row, names) in kinds]
+    own.sort(key=lambda row: (int(row["seed"]), kinds.index(key(row, names))))
+    return [row for rows in group(own, "seed").values() if len(rows) == len(kinds) for row in rows]
+
+
+# ---------------------------------------------------------------- means over seeds
+
+
+def interval(values):
     """Half the 95 % interval of the mean by Student's t; NaN for one value.
 
     More than 11 values take the quantile of 11, which is a little wide.
     """
     n = len(values)
-    return T_QUANTILES[min(n, 11) - 2] * values.std(ddof=1) / n**0.5 if n > 1 else float("nan")
+    return T_QUANTILES[min(n, 11) - 2] * values.std(ddof=1) / n**0.5 if n > 1 else math.nan
 
 
-def complete(rows: list[Row], jobs: list[Job]) -> list[Row]:
-    """The rows of these jobs with any seed, in their order, by seed.
+def spread(values, digits=1):
+    """'mean ± half the 95 % interval'."""
+    return f"{values.mean():.{digits}f} ± {interval(values):.{digits}f}"
 
-    Without the seeds for which some are missing.
-    """
-    names = [name for name in jobs[0] if name != "seed"]
-    kinds = list(dict.fromkeys(key(job, "seed") for job in jobs))
-    known = {(int(r["seed"]), kinds.index(k)): r for r in rows
-             if (k := tuple(r[n] for n in names)) in kinds}  # fmt: skip
-    rows = [row for _, row in sorted(known.items(), key=lambda item: item[0])]
-    return [row for own in group(rows, "seed").values() if len(own) == len(kinds) for row in own]
+
+def clear(gains):
+    """1 if the mean is clearly above 0 (outside the 95 % interval), -1 if below, 0 if unclear."""
+    return int(np.sign(gains.mean())) if abs(gains.mean()) > interval(gains) else 0
+
+
+def shown(yes):
+    return "shown" if yes else "not shown"
 
 
 # ---------------------------------------------------------------- running
 
 
-def start_worker() -> None:
+def start_worker():
     """Leave Ctrl-C to the parent, and end when the parent is gone, however it went."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     train_toy.keep_heap()
@@ -179,22 +206,22 @@ def start_worker() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def timed(run: Callable[[Job], Job], job: Job) -> Job:
+def timed(run, job):
     """The row of a job."""
     began = time.perf_counter()
     return job | run(job) | {"seconds": round(time.perf_counter() - began, 2)}
 
 
-def run_all(path: Path, jobs: list[Job], run: Callable[[Job], Job], processes: int) -> None:
+def run_all(path, jobs, run, processes):
     """Run jobs, append each row as it ends, say how long it will take."""
     began, context = time.perf_counter(), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, start_worker) as pool:
+    with ProcessPoolExecutor(min(processes, os.cpu_count()), context, start_worker) as pool:
         futures = [pool.submit(timed, run, job) for job in jobs]
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 append_row(path, future.result())
-                left = (time.perf_counter() - began) / done * (len(jobs) - done)
-                say(f"run {done}/{len(jobs)}  about {left // 60:.0f}:{left % 60:02.0f} left")
+                left = round((time.perf_counter() - began) / done * (len(jobs) - done))
+                train_toy.say(f"run {done}/{len(jobs)}  about {left // 60}:{left % 60:02} left")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -202,89 +229,123 @@ def run_all(path: Path, jobs: list[Job], run: Callable[[Job], Job], processes: i
             raise
 
 
+def guarded(parser, work, kept=""):
+    """Do the work of a command and exit: 0 done, 1 failed, 130 interrupted, both in one line."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        parser.exit(130, f"stopped{kept and f'; the same command continues from {kept}'}\n")
+    except (ArithmeticError, ValueError, OSError, MemoryError, BrokenProcessPool) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        parser.exit(1, f"{parser.prog}: stopped: {why}{kept and f'; {kept} is kept'}\n")
+    parser.exit(0)
+
+
 # ---------------------------------------------------------------- command line
 
 
-def seed_range(text: str) -> range:
+def seed_range(text):
     """'0-4' or '3' -> range. Raises ArgumentTypeError."""
     first, _, last = text.partition("-")
-    if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a range such as 0-4")
-    return range(int(first), int(last or first) + 1)
+    last = last or first
+    if not (first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < 1000):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be a range such as 0-4, at most 1000 long"
+        )
+    return range(int(first), int(last) + 1)
 
 
-def count(text: str) -> int:
+def count(text):
     """'2' -> 2. Raises ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
     return int(text)
 
 
-def make_parser(doc: str) -> argparse.ArgumentParser:
-    """The options that all experiments have."""
-    parser = train_toy.Parser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def make_parser(doc):
+    """The options that all experiments have. Exits with status 2 if matplotlib is missing."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = train_toy.Parser(description=doc, formatter_class=raw, allow_abbrev=False)
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        parser.error("matplotlib is not installed: pip install matplotlib")
     known = parser.add_argument
     known("--seeds", type=seed_range, help="such as 0-4, the default (--quick: 0-1)")
-    known("--jobs", type=count, default=os.cpu_count(), help="processes (one per core)")
+    known("--jobs", type=count, default=os.cpu_count(), help="processes, at most one per core")
     known("--quick", action="store_true", help="tiny budgets: only to see it work")
     known("--out", type=Path, help="where to write (figures; --quick: runs/quick)")
     return parser
 
 
-def main(name: str, parser: argparse.ArgumentParser, jobs, run, draw) -> int:
-    """A whole experiment: 0 done, 1 a run failed, 2 bad arguments, 130 interrupted.
+def place(args, name):
+    """The file to write. A committed figure is named before it is redrawn."""
+    path = (args.out or Path("runs/quick" if args.quick else "figures")) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not args.out and path.exists():
+        train_toy.say(f"redraws {path}; --out FOLDER writes elsewhere")
+    return path
+
+
+def main(name, parser=None):
+    """The command of experiments/NAME.py: exits as `guarded` does, or with 2 for bad arguments.
 
     Draws every seed that has all its rows, so that joined CSVs count in full.
     """
+    experiment = importlib.import_module(f"experiments.{name}")
+    parser = parser or make_parser(experiment.__doc__)
     args = parser.parse_args()
     args.seeds = args.seeds or range(2 if args.quick else 5)
     try:
-        wanted = jobs(args)
-        out = args.out or Path("runs/quick" if args.quick else "figures")
-        path = out / f"{name}.csv"
-        out.mkdir(parents=True, exist_ok=True)
-        rows = read_rows(path, wanted[0])
+        jobs, picture = experiment.jobs(args), place(args, f"{name}.png")
+        path, names = picture.with_suffix(".csv"), list(jobs[0])
+        have = {key(row, names) for row in read_rows(path, experiment.FOUND, names)}
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    have = {tuple(row[n] for n in wanted[0]) for row in rows}
-    try:
-        run_all(path, [job for job in wanted if key(job) not in have], run, args.jobs)
-        draw(complete(read_rows(path), wanted), out)
-    except KeyboardInterrupt:
-        say(f"stopped; the same command goes on from {path}")
-        return 130
-    except (FloatingPointError, OSError, MemoryError, BrokenProcessPool) as error:
-        print(f"{parser.prog}: stopped: {error}; {path} is kept", file=sys.stderr)
-        return 1
-    say(f"files: {path}, {out / name}.png")
-    return 0
+
+    def work():
+        run_all(path, [j for j in jobs if key(j, j) not in have], experiment.run, args.jobs)
+        experiment.draw(complete(read_rows(path, experiment.FOUND), jobs), path.parent)
+        train_toy.say(f"files: {path}, {picture}")
+
+    guarded(parser, work, path)
 
 
 # ---------------------------------------------------------------- slides
 
 
-def slide(title: str, note: str, columns: int = 1, rows: int = 1, **options):
-    """-> figure, grid (rows, columns) of axes: 1200 x 675 pixels, the finding on top, a note below.
+def slide(found, note, rows, columns=1, lines=1, **options):
+    """-> figure, grid (lines, columns) of axes: 1200 x 675 pixels, findings on top, a note below.
 
-    Options are those of matplotlib's `subplots`.
+    The options are those of matplotlib's `subplots`.
     """
+    import matplotlib.figure
+
     matplotlib.rcParams.update({"font.size": 17, "axes.titlesize": 18, "lines.linewidth": 3})
     matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     figure = matplotlib.figure.Figure(figsize=(12, 6.75), layout="constrained")
-    figure.suptitle(title, fontsize=22, weight="bold", x=0.01, ha="left")
-    figure.supxlabel(note, fontsize=14, color="0.3", x=0.01, ha="left")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    title = [f"{claim}: {verdict}" for claim, _, _, verdict in found]
+    title += [found[0][2]] if len(found) == 1 else []
+    title = "\n".join(textwrap.fill(text, 76) for text in title)
+    note = textwrap.fill(f"{note}; {len(group(rows, 'seed'))} seeds" if rows else note, 112)
+    style = {"x": 0.01, "ha": "left", "parse_math": False}
+    figure.suptitle(title, fontsize=18, weight="bold", **style)
+    figure.supxlabel(note, fontsize=14, color="0.3", **style)
+    return figure, figure.subplots(lines, columns, squeeze=False, **options)
 
 
-def save(figure, path: Path, dpi: int = 100) -> None:
-    """Write a PNG whole."""
-    memt.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
+def save(figure, path):
+    memt.atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=100))
 
 
-def line(axes, x, values: np.ndarray, i: int, **options) -> None:
+def line(axes, x, values, i, **options):
     """Mean over rows of values (rows, x) as a line, all rows' range as a band."""
-    axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=COLORS[i], alpha=0.2, lw=0)
     style = {"color": COLORS[i], "marker": MARKERS[i], "markersize": 10} | options
+    band = values.min(axis=0), values.max(axis=0)
+    axes.fill_between(x, *band, color=style["color"], alpha=0.2, lw=0)
     axes.plot(x, values.mean(axis=0), **style)
+
+
+def chance(axes):
+    axes.axhline(10, color="0.4", linestyle=":", lw=2)
+    axes.text(0.01, 4, "chance", transform=axes.get_yaxis_transform(), color="0.3")

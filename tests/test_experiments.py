@@ -1,7 +1,16 @@
-"""The experiments: shapes, lesions, counted compute, restart after a kill, bad input."""
+"""The experiments: what is run, measured, drawn and found; the CSVs; the commands.
 
-import experiments  # noqa: F401, I001 (first: it asks for one BLAS thread)
+`python -m tests.test_experiments` writes golden_experiments.txt anew: what every picture shows and
+every finding says of made-up rows. Read its diff before you keep it.
+"""
 
+import argparse
+import concurrent.futures
+import hashlib
+import importlib
+import math
+import runpy
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,72 +18,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image, ImageSequence
 
 import memt
-from experiments import attention, benefit, common, hops, lesions, shapes, text
+import train_toy
+from experiments import animation, claims, common
 from memt import Config
 
-# ---------------------------------------------------------------- shapes
-
-
-def bell(rows, columns, width):
-    return np.exp(-((shapes.off_diagonal(rows, columns) / width) ** 2) / 2)
-
-
-def pure(name, rng):
-    """A random map (rows, columns) of a shape, made without the scores' own templates."""
-    rows, columns = rng.integers(8, 25, size=2)
-    if "diagonal" in name:
-        i = np.arange(rows)
-        j = np.floor((i + 0.5) * columns / rows).astype(int)
-        block = np.zeros((rows, columns))
-        for shift in range(-6, 7) if name == "blurred diagonal" else [0]:
-            weight = rng.uniform(0.8, 1.2, rows) * np.exp(-((shift / rng.uniform(1.2, 2)) ** 2) / 2)
-            ok = (j + shift >= 0) & (j + shift < columns)
-            block[i[ok], (j + shift)[ok]] += weight[ok]
-        return block[:, ::-1] if name == "anti-diagonal" else block
-    chosen = rng.choice(columns, rng.integers(1, 4), replace=False)
-    block = np.zeros((rows, columns))
-    block[:, chosen] = rng.uniform(0.5, 1.5, (rows, len(chosen)))
-    return block if name == "vertical stripe" else block.T
-
-
-@pytest.mark.parametrize("name", shapes.SHAPES)
-def test_shapes_are_found_in_noise_of_the_same_weight(name):
-    rng = np.random.default_rng(0)
-    blocks = [pure(name, rng) for _ in range(200)]
-    noise = [rng.random(block.shape) for block in blocks]
-    mixed = [b / b.sum() + x / x.sum() for b, x in zip(blocks, noise, strict=True)]
-    assert np.mean([shapes.name(block) == name for block in mixed]) >= 0.95
-
-
-def softmax(x):
-    x = np.exp(x - x.max(axis=1, keepdims=True))
-    return x / x.sum(axis=1, keepdims=True)
-
-
-RANDOM = {
-    "constant": lambda rng, size: np.full(size, 1 / size[1]),
-    "uniform": lambda rng, size: rng.random(size),
-    "dirichlet 1": lambda rng, size: rng.dirichlet(np.ones(size[1]), size[0]),
-    "dirichlet 0.1": lambda rng, size: rng.dirichlet(np.full(size[1], 0.1), size[0]),
-    "softmax 1": lambda rng, size: softmax(rng.standard_normal(size)),
-    "softmax 3": lambda rng, size: softmax(3 * rng.standard_normal(size)),
-    "gamma": lambda rng, size: rng.gamma(0.3, size=size),
-}
-
-
-@pytest.mark.parametrize("sizes", ((2, 8), (8, 25)))
-@pytest.mark.parametrize("kind", RANDOM)
-def test_random_maps_have_no_shape(kind, sizes):
-    rng = np.random.default_rng(0)
-    blocks = [RANDOM[kind](rng, rng.integers(*sizes, size=2)) for _ in range(500)]
-    assert np.mean([shapes.name(block) != "none" for block in blocks]) <= 0.05
-
-
-# ---------------------------------------------------------------- reading a map
-
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).with_name("golden_experiments.txt")
+EXPERIMENTS = {name: importlib.import_module(f"experiments.{name}") for name in claims.names()}
+attention, benefit, capacity, cost, hops, lesions, text, variants = EXPERIMENTS.values()
 CONFIG = Config(variant="memtransformer", width=8, heads=2, hidden=16, memory=5)
+ARGS = argparse.Namespace(seeds=range(5), quick=False, text=text.OWN, out=None)
+QUICK = argparse.Namespace(seeds=range(1), quick=True, text=text.OWN, out=None)
 
 
 def model(config=CONFIG, n=6):
@@ -82,86 +40,366 @@ def model(config=CONFIG, n=6):
     return memt.init_params(config, rng), rng.integers(10, size=(3, 2 * n))
 
 
-def test_the_order_of_memory_tokens_changes_no_sorted_map():
-    params, tokens = model()
-    maps, roads = attention.look(params, CONFIG, tokens, 6)
-    shuffled = {**params, "memory": params["memory"][[3, 0, 4, 1, 2]]}
-    again, roads_again = attention.look(shuffled, CONFIG, tokens, 6)
-    np.testing.assert_allclose(again, maps, atol=1e-6)
-    np.testing.assert_allclose(roads_again[0], roads[0], atol=1e-6)
+# ---------------------------------------------------------------- jobs, pictures, findings
+
+
+@pytest.fixture
+def same_text(monkeypatch):
+    """The committed text's hash, and as many symbols, on any Python."""
+    letters = "".join(map(chr, range(200, 303)))
+    monkeypatch.setattr(text, "read_text", lambda name: (letters, "2a95af4ac93f"))
+    monkeypatch.setattr(text.platform, "python_version", lambda: "3.11.7")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_committed_csv_has_every_job_and_nothing_else(name, same_text):
+    module = EXPERIMENTS[name]
+    jobs, quick = module.jobs(ARGS), module.jobs(QUICK)
+    rows = common.read_rows(ROOT / "figures" / f"{name}.csv", module.FOUND, jobs[0])
+    kept = sorted(common.key(row, jobs[0]) for row in rows)
+    assert kept == sorted(common.key(job, job) for job in jobs), f"python -m experiments.{name}"
+    assert (ROOT / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert len(quick) < 40 and max(job.get("steps", 1) for job in quick) <= 50
+
+
+def made_up(name):
+    """Rows of three seeds in any order, every result another."""
+    module, rng, rows = EXPERIMENTS[name], np.random.default_rng(0), []
+    special = {
+        "goal": lambda: rng.choice([None, 25 * rng.integers(1, 40)], p=[0.2, 0.8]),
+        "curve": lambda: rng.random(rng.integers(2, 5)).tolist(),
+        "path_shape": lambda: rng.choice(["anti-diagonal", "sharp diagonal"]),
+        "with_shape": lambda: rng.integers(8),
+        "heads_total": lambda: 8,
+        **dict.fromkeys(("random", "used"), lambda: rng.random(10).tolist()),
+        **dict.fromkeys(("noise", "mean"), lambda: rng.random(11).tolist()),
+    }
+    for job in module.jobs(argparse.Namespace(**{**vars(ARGS), "seeds": (2, 10, 3)})):
+        found = {column: special.get(column, rng.random)() for column in module.FOUND}
+        rows.append({name: common.cell(value) for name, value in {**job, **found}.items()})
+    return common.complete([rows[i] for i in rng.permutation(len(rows))], module.jobs(ARGS))
+
+
+def short(values, digits=4):
+    return " ".join(f"{value:.{digits}g}" for value in np.ravel(np.asarray(values, float)))
+
+
+def describe(axes):
+    """What a panel says, as lines of text."""
+    limits = short([axes.get_xlim(), axes.get_ylim()]), axes.get_xscale(), axes.get_yscale()
+    lines = [f"- {axes.get_title()!r}, {axes.get_xlabel()!r}, {axes.get_ylabel()!r}, {limits}"]
+    ticks = [t.get_text() for t in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+    lines += [f"  ticks {' '.join(ticks)}"] if axes.lines else []
+    for line in axes.lines:
+        style = line.get_label(), line.get_color(), line.get_marker(), line.get_linestyle()
+        lines += [f"  line {style} {short(line.get_xdata())}: {short(line.get_ydata())}"]
+    for found in axes.collections:
+        spans = [(path.vertices.min(0), path.vertices.max(0)) for path in found.get_paths()]
+        band = short(found.get_paths()[0].vertices[:, 1]) if len(spans) == 1 else ""
+        lines += [f"  spans {found.get_label()} {short(spans)} {band}"]
+    lines += [
+        f"  bar {short(bar.get_bbox().extents)} {bar.get_facecolor()}" for bar in axes.patches
+    ]
+    lines += [f"  text {t.get_text()!r} {short(t.get_position())}" for t in axes.texts]
+    lines += [f"  image {short(np.mean(i.get_array(), axis=0), 2)}" for i in axes.images]
+    legend = axes.get_legend()
+    return lines + ([f"  legend {[t.get_text() for t in legend.get_texts()]}"] if legend else [])
+
+
+def golden(name, patch):
+    """The picture and the findings of made-up rows; of the animation, a frame."""
+    if name == "animation":
+        figure, scene = Figure(), [np.eye(4)[:3], np.eye(4)[:, :2], np.eye(3)]
+        animation.draw_frame(figure, ("a", "b", "c"), scene, [(0, 0.25), (25, 0.5)], 100)
+        lines = [f"== {name}", figure.texts[0].get_text()]
+        return "\n".join([*lines, *(line for axes in figure.axes for line in describe(axes))])
+    figures, rows = [], made_up(name)
+    patch.setattr(common, "save", lambda figure, path: figures.append((path.name, figure)))
+    patch.setattr(train_toy, "TEST_ON", 10)
+    patch.setattr(train_toy, "draw_map", lambda axes, weights, M, n: axes.imshow(weights))
+    rows = [row | {"steps": "1"} for row in rows] if name == "attention" else rows
+    EXPERIMENTS[name].draw(rows, Path())
+    ((file, figure),) = figures
+    assert file == f"{name}.png"
+    lines = [f"== {name}", *(" | ".join(row) for row in EXPERIMENTS[name].finding(rows))]
+    lines += [figure.get_suptitle(), figure.get_supxlabel()]
+    return "\n".join([*lines, *(line for axes in figure.axes for line in describe(axes))])
+
+
+@pytest.mark.parametrize("name", [*EXPERIMENTS, "animation"])
+def test_pictures_and_findings_of_made_up_rows(name, same_text, monkeypatch):
+    kept = {t.split("\n", 1)[0]: t for t in GOLDEN.read_text(encoding="utf-8").split("\n\n")}
+    assert golden(name, monkeypatch) == kept[f"== {name}"].rstrip("\n")
+
+
+VERDICTS = """
+capacity  | shown     | symbol: memory / 20
+capacity  | not shown | symbol: 0.5 if variant == "masked" else memory / 20
+hops      | shown     | symbol: float(variant == "membottleneck" or layers > 1)
+hops      | not shown | symbol: float(layers > 1)
+hops      | not shown | symbol: float(variant == "membottleneck")
+lesions   | shown     | random: [1, 0.1] if variant == "membottleneck" else [0, 0.2]
+lesions   | not shown | random: [1, 0.2] if variant == "membottleneck" else [0, 0.1]
+variants  | shown     | goal: 900 if variant == "membottleneck" else 100
+variants  | not shown | goal: 100
+variants  | not shown | goal: dict(membottleneck=900, masked=None).get(variant, 100)
+attention | shown     | path: 0.5; beside: 0.1; path_shape: ANSWERS[task]
+attention | not shown | path: 0.1; beside: 0.1; path_shape: ANSWERS[task]
+attention | not shown | path: 0.5; beside: 0.1; path_shape: "none"
+benefit   | shown, not shown | symbol: memory / 20 if window else 0.5
+benefit   | not shown, not shown | symbol: window == 3 or model[0] in "tc"
+benefit   | not shown, shown where the task is sort | symbol: task == "sort" and memory == 10
+text      | not shown, shown | bits: memory * (-1 if window else 1)
+cost      | shown     | ms: T**kind; MB: T**kind
+cost      | not shown | ms: T**kind; MB: T
+cost      | not shown | ms: T**(kind + 0.2); MB: T**kind
+"""
+
+
+@pytest.mark.parametrize("case", VERDICTS.strip().split("\n"))
+def test_verdicts(case, same_text):
+    name, verdicts, changes = (part.strip() for part in case.split("|"))
+    rows = made_up(name)
+    for row in rows:
+        names = {n: int(v) if v.isdigit() else v for n, v in row.items()}
+        names["kind"] = 1 if row.get("variant") == "membottleneck" else 2
+        for change in changes.split("; "):
+            column, value = change.split(": ", 1)
+            value = eval(value, vars(attention) | names)
+            row[column] = common.cell(float(value) if isinstance(value, bool) else value)
+    assert ", ".join(verdict for *_, verdict in EXPERIMENTS[name].finding(rows)) == verdicts
+
+
+def test_intervals():
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    for df, t in enumerate(common.T_QUANTILES, 1):  # t = √df tan θ makes the density a power of cos
+        share = np.cumsum(np.cos(angle) ** (df - 1))
+        at = [np.searchsorted(angle, math.atan(x / df**0.5)) for x in (t - 0.002, t + 0.002)]
+        assert share[at[0]] < 0.95 * share[-1] < share[at[1]]
+    five = np.array([1.0, 2, 3, 4, 5])
+    assert common.interval(five) == pytest.approx(2.776 * 2.5**0.5 / 5**0.5)
+    assert common.interval(np.arange(20.0)) == pytest.approx(2.228 * 35**0.5 / 20**0.5)
+    assert math.isnan(common.interval(five[:1])) and common.spread(five, 2) == "3.00 ± 1.96"
+    assert [common.clear(five + shift) for shift in (0, -2, -6)] == [1, 0, -1]
+
+
+# ---------------------------------------------------------------- maps, shapes, paths
+
+
+def pure(name, rng):
+    """A random map (rows, columns) of a shape, made without the scores' own templates."""
+    rows, columns = rng.integers(8, 25, size=2)
+    block, i = np.zeros((rows, columns)), np.arange(rows)
+    if "diagonal" in name:
+        j = np.floor((i + 0.5) * columns / rows).astype(int)
+        for shift in range(-6, 7) if name == "blurred diagonal" else [0]:
+            weight = rng.uniform(0.8, 1.2, rows) * np.exp(-((shift / rng.uniform(1.2, 2)) ** 2) / 2)
+            ok = (j + shift >= 0) & (j + shift < columns)
+            block[i[ok], (j + shift)[ok]] += weight[ok]
+        return block[:, ::-1] if name == "anti-diagonal" else block
+    chosen = rng.choice(columns, rng.integers(1, 4), replace=False)
+    block[:, chosen] = rng.uniform(0.5, 1.5, (rows, len(chosen)))
+    return block if name == "vertical stripe" else block.T
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in attention.SHAPES}))
+def test_shapes_are_found_in_noise_of_the_same_weight(name):
+    rng = np.random.default_rng(0)
+    blocks = [pure(name, rng) for _ in range(200)]
+    mixed = [b / b.sum() + x / x.sum() for b in blocks for x in [rng.random(b.shape)]]
+    assert np.mean([attention.shape(block) == name for block in mixed]) >= 0.95
+
+
+def test_diagonals_by_hand():
+    assert attention.diagonal(2, 4, 0).tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    bell = attention.diagonal(8, 8, 1.5)[0, :3]
+    np.testing.assert_allclose(bell, np.exp([0, -0.5 / 1.5**2, -0.5 * 4 / 1.5**2]))
+
+
+@pytest.mark.parametrize("sizes", ((2, 8), (8, 25)))
+def test_random_maps_have_no_shape(sizes):
+    rng = np.random.default_rng(0)
+    kinds = (
+        lambda size: np.full(size, 1 / size[1]),
+        rng.random,
+        lambda size: rng.dirichlet(np.full(size[1], 0.1), size[0]),
+        lambda size: memt.softmax_forward(3 * rng.standard_normal(size))[0],
+        lambda size: 1 + 0.2 * np.eye(*size),
+    )
+    for kind in kinds:
+        blocks = [kind(rng.integers(*sizes, size=2)) for _ in range(200)]
+        assert np.mean([attention.shape(block) != "none" for block in blocks]) <= 0.05
 
 
 def test_of_the_sequence_rows_only_the_slots_count():
-    """Rows of READ all sum to 1: those of the symbols must not be taken because of rounding."""
     weights = np.zeros((30, 30))
-    weights[:10, 10:20] = 0.1
-    weights[10:20, :10] = 0.1001
-    weights[20:, :10] = np.eye(10)[::-1]
-    config = memt.Config(memory=10)
-    assert attention.shape(weights, "READ", 10, 10) == "anti-diagonal"
-    title = attention.panel_title(weights, attention.uniform(config, 20), 10, 10)
-    assert title == "WRITE 100 %\nREAD: anti-diagonal"
+    weights[:10, :10] = np.arange(10) == 3
+    weights[:10, 10:20], weights[10:20, :10] = 0.1, 0.1001
+    weights[20:, :10], weights[20:, 10:20], weights[20:, 20:] = (
+        np.eye(10)[::-1],
+        0.3,
+        2 * np.eye(10),
+    )
+    want = {"PROCESS": "vertical stripe", "WRITE": "none", "READ": "anti-diagonal"}
+    assert attention.block_shapes(weights, 10, 10) == want | {"seq to seq": "none"}
+    weights[20:, 20:] *= 2
+    assert attention.block_shapes(weights, 10, 10)["seq to seq"] == "sharp diagonal"
 
 
 @pytest.mark.parametrize("variant", ("memtransformer", "masked", "membottleneck"))
-def test_shares_add_up_and_zero_queries_attend_evenly(variant):
-    config = Config(variant=variant, width=8, heads=2, hidden=16, memory=5)
+def test_shares_of_an_even_map(variant):
+    even, read = attention.even(replace(CONFIG, variant=variant), 12), 1
+    read = 5 / 17 if variant == "memtransformer" else 1
+    want = {"PROCESS": 5 / 17, "WRITE": 12 / 17, "READ": read, "seq to seq": 1 - read}
+    assert attention.shares(even, 5) == pytest.approx(want, abs=1e-6)
+    assert list(attention.shares(even[5:, 5:], 0)) == ["seq to seq"]
+
+
+@pytest.mark.parametrize(("variant", "layers"), (("membottleneck", [0, 1]), ("masked", [0])))
+def test_paths_are_the_mean_of_products_not_the_product_of_means(variant, layers, monkeypatch):
+    monkeypatch.setattr(train_toy, "CHUNK", 2)
+    config = replace(CONFIG, variant=variant)
     params, tokens = model(config)
-    for name, p in params.items():
-        p[...] *= not name.endswith("wq")
-    maps, _ = attention.look(params, config, tokens, 6)
-    even = attention.shares(attention.uniform(config, 12), 5)
-    for name, share in attention.shares(maps[0, 0], 5).items():
-        assert share == pytest.approx(even[name], abs=1e-6)
-    assert even["PROCESS"] + even["WRITE"] == pytest.approx(1)
-    assert even["READ"] + even["ORDINARY"] == pytest.approx(1)
+    maps = memt.attention_maps(memt.model_forward(params, tokens, config)[1]).mean(axis=2)
+    found = attention.paths(params, config, tokens)
+    assert list(found) == layers
+    for layer, path in found.items():
+        parts = [(maps[1, b, 5:, :5], maps[layer, b, :5, 5:]) for b in range(3)]
+        want = np.mean([read[:, :, None] * write for read, write in parts], axis=0)
+        np.testing.assert_allclose(path, want, atol=1e-6)
 
 
-def test_the_road_of_a_known_permutation():
-    config = Config(variant="membottleneck", width=8, heads=2, hidden=16, memory=4, layers=1)
-    maps = np.zeros((1, 1, 2, 8, 8))
-    written, wanted = np.array([2, 0, 3, 1]), np.array([1, 2, 3, 0])  # not its own inverse
-    maps[..., np.arange(4), 4 + written] = 1  # memory token m writes position written[m]
-    maps[..., 4 + np.arange(4), np.argsort(written)[wanted]] = 1
-    np.testing.assert_array_equal(attention.road(maps, config, 0), np.eye(4)[wanted])
-    plain = replace(config, variant="memtransformer")
-    assert attention.road(maps, plain, 0) is None
+def test_weight_on_the_answer_and_the_order_of_memory():
+    s, path = train_toy.Settings(length=4), np.zeros((8, 2, 8))
+    path[4:, 0, :4] = [[0, 1, 2, 30], [0, 1, 20, 0], [1, 10, 0, 0], [8, 0, 1, 3]]
+    assert attention.on_answer(s, path) == (17, 0.75)
+    maps = np.full((1, 1, 13, 13), 0.01)
+    maps[0, 0, [0, 1, 2], [4, 3, 6]] = 1  # they write symbols 1, 0, 3
+    assert attention.written_order(maps, 3, 5).tolist() == [1, 0, 2]
+    ordered = attention.sort_memory(np.arange(169).reshape(13, 13), np.array([1, 0, 2]))
+    assert ordered[:4, :4].tolist() == [
+        [14, 13, 15, 16],
+        [1, 0, 2, 3],
+        [27, 26, 28, 29],
+        [40, 39, 41, 42],
+    ]
 
 
-# ---------------------------------------------------------------- lesions
+# ---------------------------------------------------------------- runs in miniature
+
+
+def small(**given):
+    own = {"length": 3, "symbols": 3, "memory": 4, "width": 16, "heads": 2, "hidden": 32}
+    return common.toy_job("membottleneck", **own | {"layers": 1, "lr": 0.01, "steps": 120} | given)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return common.train(small())
+
+
+def test_runs_report_what_the_model_does(trained, monkeypatch):
+    s, state = trained
+    batch = train_toy.make_batch(s, 1000, train_toy.TEST)
+    logits, _ = memt.model_forward(state.params, batch.tokens, s.config, batch.at)
+    right = logits.argmax(axis=2) == batch.targets
+    want = {"taken": state.step, "symbol": right.mean(), "exact": right.all(axis=1).mean()}
+    want["tested_on"] = 1000
+    assert want["exact"] < want["symbol"] < 1
+    assert capacity.run(small()) == pytest.approx(want)
+    assert hops.run(small()) == pytest.approx(want | {"reach": 1})
+    sizes = {"parameters": memt.flat(state.params).size, "flops": common.flops(s.config, 6, 3)}
+    assert benefit.run({"model": "x", **small()}) == pytest.approx(want | sizes)
+    steps, *_, curve = zip(*state.log, strict=True)
+    monkeypatch.setattr(variants, "GOAL", sorted(curve)[2])
+    goal = next(step for step, exact in zip(steps, curve, strict=True) if exact >= variants.GOAL)
+    assert variants.run(small()) == want | {"goal": goal, "curve": list(curve)}
+    path = attention.look(s, state.params)[1][0].sum(axis=1)[3:, :3]
+    found, answer = attention.run(small()), np.trace(path[::-1])
+    assert found["path"] == pytest.approx(answer / 3) and found["heads_total"] == 2
+    assert found["beside"] == pytest.approx((path.sum() - answer) / 6)
+
+
+def test_attention_counts_the_heads_and_takes_the_better_path(monkeypatch):
+    paths = {i: np.zeros((20, 1, 20)) for i in range(3)}
+    paths[0][10:, 0, :10], paths[1][10:, 0, :10] = np.eye(10), np.eye(10)[::-1]
+    heads = [
+        [{"READ": "none", "WRITE": name} for name in ("anti-diagonal", "none", "anti-diagonal")]
+    ]
+    named = iter(heads[0])
+    monkeypatch.setattr(attention, "look", lambda s, params: (np.zeros((1, 3, 30, 30)), paths))
+    monkeypatch.setattr(attention, "block_shapes", lambda weights, M, n: next(named))
+    found = [*attention.run(common.toy_job("membottleneck", steps=1)).values()]
+    assert found[-5:] == [1, 0, "anti-diagonal", 2, 3]
+
+
+def test_reach_needs_two_masked_layers():
+    for layers, want in ((1, 0), (2, 1)):
+        s = train_toy.default_settings(**common.toy_job("masked", layers=layers))
+        assert hops.reach(s, train_toy.start(s).params) == want
 
 
 @pytest.mark.parametrize("variant", lesions.VARIANTS)
-def test_a_lesion_that_keeps_every_token_changes_nothing(variant):
-    config = Config(variant=variant, width=8, heads=2, hidden=16, memory=5)
+def test_a_removed_token_is_one_that_nothing_attends_to(variant):
+    config, mask = replace(CONFIG, variant=variant), np.ones((1, 17, 17), bool)
     params, tokens = model(config)
-    logits, _ = memt.model_forward(params, tokens, config)
-    kept, same = lesions.keep(params, config, np.array([4, 2, 0, 1, 3]))
-    for hurt in (kept, lesions.exchange(params, np.arange(5), params["memory"])):
-        np.testing.assert_array_equal(memt.model_forward(hurt, tokens, same)[0], logits)
-    before = params["memory"].copy()
-    lost, smaller = lesions.keep(params, config, np.array([2, 0]))
-    assert smaller.memory == 2
-    assert abs(memt.model_forward(lost, tokens, smaller)[0] - logits).max() > 1e-3
-    lesions.exchange(params, np.array([1]), np.zeros(8))
-    np.testing.assert_array_equal(params["memory"], before)
+    mask[:, :, [2, 3]] = False
+    want, _ = memt.model_forward(params, tokens, config, mask=mask)
+    lost, smaller = lesions.keep(params, config, np.array([4, 0, 1]))
+    np.testing.assert_allclose(memt.model_forward(lost, tokens, smaller)[0], want, atol=1e-5)
+    maps = memt.attention_maps(memt.model_forward(params, tokens, config)[1])
+    used = [maps[:, :, :, 5:, m].mean() for m in range(5)]
+    np.testing.assert_allclose(lesions.use(params, config, tokens), used, rtol=1e-5)
 
 
-def test_use_is_the_weight_that_the_sequence_gives():
-    for variant, even in (("memtransformer", 1 / 17), ("membottleneck", 1 / 5)):
-        config = replace(CONFIG, variant=variant)
-        params, tokens = model(config)
-        assert lesions.use(params, config, tokens).std() > 1e-3
-        for name, p in params.items():
-            p[...] *= not name.endswith("wq")
-        np.testing.assert_allclose(lesions.use(params, config, tokens), even, rtol=1e-5)
+def test_lesions_by_hand(trained, monkeypatch):
+    s, state = trained
+    monkeypatch.setattr(lesions, "LESIONED_ON", 300)
+    found, batch = lesions.run(small()), train_toy.make_batch(s, 300, train_toy.TEST)
+    memory, rng = state.params["memory"], np.random.default_rng([0, 4])
+    orders = [rng.permutation(4) for _ in range(3)]
+    noise = memory.mean() + memory.std() * rng.standard_normal((3, 4, 16))
+    used = lesions.use(state.params, s.config, batch.tokens)
+
+    def right(rows):
+        params = state.params | {"memory": np.array(rows, np.float32)}
+        return train_toy.evaluate(params, replace(s.config, memory=len(rows)), batch).symbol
+
+    def removed(order):
+        return [right(memory[sorted(order[k:])]) for k in range(4)]
+
+    def replaced(order, new):
+        rows = ([(new if m in order[:k] else memory)[m] for m in range(4)] for k in range(5))
+        return [right(r) for r in rows]
+
+    mean = [memory.mean(axis=0)] * 4
+    want = {
+        "random": np.mean([removed(order) for order in orders], axis=0),
+        "used": removed(sorted(range(4), key=lambda m: -used[m])),
+        "noise": np.mean([replaced(*pair) for pair in zip(orders, noise, strict=True)], axis=0),
+        "mean": np.mean([replaced(order, mean) for order in orders], axis=0),
+    }
+    assert {way: found[way] for way in want} == {w: pytest.approx(x) for w, x in want.items()}
+    assert found["read"] == pytest.approx(used.sum()) and found["lesioned_on"] == 300
 
 
-# ---------------------------------------------------------------- counted compute, tasks, text
+def test_cost_is_the_median_time_the_peak_and_the_counted_operations(monkeypatch):
+    clock = iter(np.cumsum([0, 0.1, 0, 0.2, 0, 0.3, 0, 0.01, 0, 0.02]))
+    job = cost.jobs(QUICK)[0] | {"variant": "membottleneck"}
+    config, tokens = cost.config_of(job), np.zeros((1, 64), int)
+    cost.tracemalloc.start()
+    cache = memt.model_forward(memt.zero_params(config), tokens, config, slice(32, 64))
+    kept = cost.tracemalloc.get_traced_memory()[0]
+    cost.tracemalloc.stop()
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
+    found = cost.run(job)
+    assert cache and found["ms"] == pytest.approx(100) and kept < 1e6 * found["MB"] < 5 * kept
+    assert found["mflop"] == pytest.approx(3e-6 * common.flops(config, 64, 32))
+    assert config == Config(10, 32, 2, 128, 2, 8) and cost.config_of(cost.jobs(ARGS)[0]).memory == 0
 
 
 class Counted(np.ndarray):
-    """Counts the operations of matrix products, means over the last axis left out."""
+    """Counts the operations of matrix products, sums over the last axis left out."""
 
     total = 0
 
@@ -173,9 +411,10 @@ class Counted(np.ndarray):
         return out.view(Counted) if isinstance(out, np.ndarray) else out
 
 
-@pytest.mark.parametrize("M", (0, 5))
-def test_flops_are_those_that_the_model_does(M):
-    config = replace(CONFIG, variant="memtransformer" if M else "transformer", memory=M, layers=3)
+@pytest.mark.parametrize("variant", cost.VARIANTS)
+def test_flops_are_those_that_the_model_does(variant):
+    memory = 0 if variant == "transformer" else 5
+    config = replace(CONFIG, variant=variant, memory=memory, layers=3)
     params, tokens = model(config)
     Counted.total = 0
     counted = {name: p.view(Counted) for name, p in params.items()}
@@ -184,7 +423,7 @@ def test_flops_are_those_that_the_model_does(M):
     assert common.size(config) == memt.flat(params).size
 
 
-def test_tasks_by_hand():
+def test_tasks_by_hand_and_baselines_with_at_least_as_much():
     x = np.array([[3, 1, 3, 9, 3, 0, 1, 2, 2, 5]])
     want = {
         "sort": [0, 1, 1, 2, 2, 3, 3, 3, 5, 9],
@@ -195,131 +434,245 @@ def test_tasks_by_hand():
         "add sum": [2, 0, 2, 8, 2, 9, 0, 1, 1, 4],
     }
     assert {name: task(x)[0].tolist() for name, task in benefit.TASKS.items()} == want
+    ours = Config(variant="memtransformer", width=16, hidden=benefit.HIDDEN["memtransformer"])
+    measures = {"parameters": common.size, "compute": lambda config: common.flops(config, 20, 10)}
+    for name, measure in measures.items():
+        wide = replace(ours, variant="transformer", memory=0, hidden=benefit.HIDDEN[name])
+        assert measure(replace(wide, hidden=wide.hidden - 1)) < measure(ours) <= measure(wide)
 
 
-def test_matched_baselines_have_at_least_as_much():
-    models = {
-        name: Config(width=16, memory=10 if name == "memtransformer" else 0, **own)
-        for name, own in benefit.matched().items()
-    }
-    ours = models["memtransformer"]
-    for name, count in (
-        ("parameters", common.size),
-        ("compute", lambda c: common.flops(c, 20, 10)),
-    ):
-        wide, narrower = models[name], replace(models[name], hidden=models[name].hidden - 1)
-        assert count(narrower) < count(ours) <= count(wide)
+def test_text_trains_on_nine_tenths_and_is_tested_on_the_last(monkeypatch):
+    whole = "abcdefg" * 500 + "xyz" * 130  # the last tenth is all x, y, z
+    sha = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    monkeypatch.setattr(text.pydoc_data.topics, "topics", {"b": "bcd", "a": whole})
+    sha_of_both = hashlib.sha256(f"{whole}\nbcd".encode()).hexdigest()[:12]
+    assert text.read_text(text.OWN) == (f"{whole}\nbcd", sha_of_both)
+    monkeypatch.setattr(text.pydoc_data.topics, "topics", {"a": "a" * 640})
+    assert text.read_text(text.OWN)[0] == "a" * 640
+    monkeypatch.setattr(text, "read_text", lambda name: (whole, sha))
+    job, seen = text.jobs(QUICK)[1], []
+    monkeypatch.setattr(train_toy, "training", lambda *given: seen.extend(given) or ())
+    found, (s, state, batches) = text.run(job), seen
+    ids = np.array(["abcdefgxyz".index(c) for c in whole])
+    flops = 3e-12 * common.flops(s.config, 64, 16) * 16 * job["steps"]
+    bits = text.held_out(s, state.params, ids[3501:])
+    assert [*found.values()] == pytest.approx([10, 3501, 389, flops, bits])
+    first, again, other, validation = (batches(9, *k) for k in ((0, 1), (0, 1), (0, 2), (1, 1)))
+    for tokens, targets, at, _ in (first, other, validation):
+        assert tokens.shape == (16, 64) and len(set(at)) == 16 and (tokens[:, at] == 10).all()
+        x = tokens.copy()
+        x[:, at] = targets
+        assert all("".join("abcdefgxyz"[i] for i in row) in whole[:3501] for row in x)
+        assert (tokens == 10).sum() == 256 and len(set(x[:, 0])) > 3
+    assert (first.tokens == again.tokens).all() and (first.at != other.at).any()
+    assert (first.at != validation.at).any()
+    with pytest.raises(ValueError, match="has changed since the start"):
+        text.run(job | {"sha256": "0"})
+    state.params["out_w"][...] = 0
+    state.params["out_b"][7] = 1
+    p = np.exp(1) / (np.exp(1) + 9)  # of x; y and z get the rest
+    chances = (
+        text.held_out(s, state.params, np.full(640, 7)),
+        text.held_out(s, state.params, ids[:640]),
+    )
+    assert chances == pytest.approx((-np.log2(p), -np.log2((1 - p) / 9)), abs=1e-5)
 
 
-def test_blanks_hide_what_is_asked():
-    x = np.arange(20).reshape(2, 10)
-    tokens, targets = text.blank(x, np.array([1, 7]), 99)
-    assert tokens[:, [1, 7]].tolist() == [[99, 99], [99, 99]]
-    assert targets.tolist() == [[1, 7], [11, 17]]
-    assert (tokens != x).sum() == 4
+def test_the_film_has_every_frame_in_one_order_of_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(animation, "EVERY", 2)
+    job = small(layers=2, steps=5)
+    s, frames = animation.film(job)
+    assert [frame[0] for frame in frames] == [0, 2, 4, 5]
+    batch = train_toy.make_batch(s, 100, train_toy.TEST)
+    assert frames[-1][1] == train_toy.evaluate(common.train(job)[1].params, s.config, batch).exact
+    layer, scenes = animation.scenes(s, frames)
+    (_, _, maps, paths), (*_, last, last_paths) = frames[1], frames[-1]
+    order = attention.written_order(last, 4, 3)
+    assert layer == max((0, 1), key=lambda i: attention.on_answer(s, last_paths[i])[0])
+    np.testing.assert_allclose(scenes[1][0], maps[-1].mean(axis=0)[7:, order])
+    np.testing.assert_allclose(scenes[1][1], maps[layer].mean(axis=0)[order, 4:7])
+    np.testing.assert_allclose(scenes[1][2], paths[layer].sum(axis=1)[3:, :3])
+    animation.draw(s, frames, tmp_path / "x.gif")
+    with Image.open(tmp_path / "x.gif") as image:
+        times = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
+    assert len(times) >= 4 and sum(times) == pytest.approx(167 * (3 + animation.HOLD), rel=0.1)
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.gif"]
 
 
-def test_a_uniform_model_takes_log2_of_the_symbols():
-    ids = np.random.default_rng(0).integers(8, size=1000)
-    config = Config(symbols=8, variant="transformer", memory=0, width=8, heads=2, hidden=16)
-    params = memt.init_params(config, np.random.default_rng(0))
-    params["out_w"][...] = 0
-    assert text.held_out(params, ids, config) == pytest.approx(3, abs=1e-5)
+# ---------------------------------------------------------------- the CSV
+
+KEYS, FOUND = ("M", "window", "seed"), ("x", "curve")
 
 
-def test_intervals():
-    assert common.interval(np.array([1.0, 2, 3, 4, 5])) == pytest.approx(1.9634, abs=1e-3)
-    assert np.isnan(common.interval(np.array([1.0])))
+def row_of(seed, seconds=1):
+    row = {"M": 1, "window": None, "seed": seed, "x": 0.5, "curve": [0.5, 1 / 3]}
+    return row | {"seconds": seconds}
 
 
-def test_reach_needs_two_masked_layers():
-    for layers, want in ((1, 0), (2, 1)):
-        s = common.Settings(**common.toy_job("masked", layers=layers, steps=1))
-        assert hops.reach(common.train_toy.start(s).params, s) == want
+def test_rows_are_kept_that_many_write_at_once(tmp_path):
+    path = tmp_path / "x.csv"
+    common.append_row(path, row_of(0))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: common.append_row(path, row_of(seed)), range(1, 200)))
+    common.append_row(path, row_of(7, seconds=3))  # another process had the same run
+    rows = common.read_rows(path, FOUND, KEYS)
+    assert sorted(int(row["seed"]) for row in rows) == list(range(200))
+    assert [*rows[0].values()] == ["1", "", "0", "0.5", "0.5 0.333333", "1"]
+    np.testing.assert_allclose(common.numbers(rows[:2], "curve"), [[0.5, 0.333333]] * 2)
+    assert common.numbers(rows, "x").shape == (200,)
+
+
+DAMAGE = {
+    "row 4 is a second head": lambda lines: [*lines, lines[0]],
+    "row 3 is torn": lambda lines: [*lines[:-1], lines[-1][:5]],
+    "rows 2 and 4 are one run": lambda lines: [*lines, lines[1].replace("0.5,", "0.6,", 1)],
+    "not a CSV of this experiment": lambda lines: [line + ",1" for line in lines],
+    "is not a CSV of": lambda lines: [lines[0].replace("window", "w"), *lines[1:]],
+    "not a CSV": lambda lines: ["1" * 200_000],
+    "x.csv' is not": lambda lines: [],
+}
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_damaged_or_joined_rows_are_refused(message, tmp_path):
+    path = tmp_path / "x.csv"
+    for seed in (0, 1):
+        common.append_row(path, row_of(seed))
+    path.write_text("\n".join(DAMAGE[message](path.read_text().splitlines())))
+    with pytest.raises(ValueError, match=message):
+        common.read_rows(path, FOUND, KEYS)
+
+
+@pytest.mark.parametrize("cells", (("abc",), ("",), ("1", "1 2"), ("1 2", "1")))
+def test_cells_that_are_no_numbers_are_refused(cells):
+    with pytest.raises(ValueError, match="column 'x': must be numbers"):
+        common.numbers([{"x": cell} for cell in cells], "x")
+
+
+def test_seeds_are_numbers_and_those_that_lack_a_run_are_not_drawn():
+    jobs, seeds = [{"M": M, "seed": 0} for M in (1, 2)], ("10", "10", "9", "3", "9", "2")
+    rows = [{"M": M, "seed": s, "x": M + s} for M, s in zip("212213", seeds, strict=True)]
+    want = [("1", "9"), ("2", "9"), ("1", "10"), ("2", "10")]
+    assert [common.key(row, ("M", "seed")) for row in common.complete(rows, jobs)] == want
+    assert common.by_seed(rows, "x").tolist() == [32, 23, 24, 160]
+    assert common.by_seed(rows, "x", M=2).tolist() == [23, 29, 210]
 
 
 # ---------------------------------------------------------------- commands
 
-ROOT = Path(__file__).parent.parent
 
-
-def command(name, *options, **more):
-    line = [sys.executable, "-m", f"experiments.{name}", *map(str, options)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, **more)
+def command(*line):
+    line = [sys.executable, "-m", *map(str, line)]
+    return subprocess.Popen(line, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
 
 def rows_of(path):
-    rows = common.read_rows(path)
+    rows = common.read_rows(path, capacity.FOUND)
     return sorted(tuple(v for k, v in row.items() if k != "seconds") for row in rows)
 
 
-def test_a_killed_run_started_again_ends_with_the_same_rows(tmp_path):
+def test_a_run_killed_and_interrupted_ends_with_the_same_rows(tmp_path):
     whole, torn = tmp_path / "new" / "whole", tmp_path / "torn"
-    options = ("--quick", "--seeds", "0", "--jobs", "2")
-    assert command("capacity", *options, "--out", whole).returncode == 0
-    line = [sys.executable, "-m", "experiments.capacity", *options, "--out", str(torn)]
-    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
-        run.stdout.readline()
-        run.kill()
-    some = rows_of(torn / "capacity.csv")
-    again = command("capacity", *options, "--out", torn)
-    assert again.returncode == 0, again.stderr
-    all_rows = rows_of(whole / "capacity.csv")
-    assert 0 < len(some) < len(all_rows) == 4
-    assert rows_of(torn / "capacity.csv") == all_rows
+    line = ("experiments.capacity", "--quick", "--seeds", "0", "--out")
+    with command(*line, whole, "--jobs", "99") as run:
+        assert run.wait() == 0
+    for how, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        with command(*line, torn, "--jobs", "1") as run:
+            run.stdout.readline()
+            run.send_signal(how)
+            assert run.wait() == status
+            complaint = run.stderr.read()
+    assert complaint == f"stopped; the same command continues from {torn / 'capacity.csv'}\n"
+    some, all_rows = rows_of(torn / "capacity.csv"), rows_of(whole / "capacity.csv")
+    with command(*line, torn) as again:
+        assert f"run 1/{len(all_rows) - len(some)} " in again.stdout.read()
+    assert 1 < len(some) < len(all_rows) == 4 and rows_of(torn / "capacity.csv") == all_rows
     assert (torn / "capacity.png").stat().st_size > 10_000
-    assert f"run 1/{len(all_rows) - len(some)} " in again.stdout
+
+
+def call(name, *options):
+    """Run a command in this process -> its exit status."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "argv", [name, *map(str, options)])
+        patch.delitem(sys.modules, f"experiments.{name}", raising=False)
+        runpy.run_module(f"experiments.{name}", run_name="__main__")
+    return stopped.value.code
 
 
 BAD = {
-    "seeds": (("variants", "--seeds", "4-0"), "'4-0': must be a range"),
-    "jobs": (("variants", "--jobs", "0"), "'0': must be a whole number"),
-    "csv": (("variants", "--quick", "--out", "OUT"), "not a CSV of this experiment"),
-    "empty": (("text", "--text", "EMPTY"), "has 0 characters: must have at least 640"),
-    "binary": (("text", "--text", "BINARY"), "is not text"),
-    "absent": (("text", "--text", "nowhere.txt"), "nowhere.txt"),
-    "model": (("attention", "BINARY"), "is not a readable .npz"),
+    "variants --seeds 4-0": "'4-0': must be a range",
+    "variants --seeds 0-1000": "'0-1000': must be a range such as 0-4, at most 1000 long",
+    "variants --jobs 0": "'0': must be a whole number",
+    "variants --out DIR": "variants.csv' is not a CSV of this experiment",
+    "text --text DIR/empty": "has 0 characters: must have at least 640",
+    "text --text DIR/binary": "is not text",
+    "text --text DIR/a\udcff": "a\\udcff' is not text",
+    "attention DIR/binary": "binary",
+    "attention DIR/model --length 201": "--length is 201: must be at most 200",
+    "animation --out DIR/binary": "File exists",
+    "claims DIR/empty": "must have <!-- findings --> and <!-- /findings --> once",
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_clear_line(case, tmp_path):
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_gets_one_clear_line(line, tmp_path, capsys):
     (tmp_path / "variants.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "empty").touch()
+    for name in ("empty", "a\udcff"):
+        (tmp_path / name).touch()
     (tmp_path / "binary").write_bytes(bytes(range(256)))
-    places = {"OUT": tmp_path, "EMPTY": tmp_path / "empty", "BINARY": tmp_path / "binary"}
-    line, message = BAD[case]
-    done = command(*(places.get(word, word) for word in line))
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    memt.save(tmp_path / "model", model()[0], CONFIG)
+    status = 1 if line.startswith(("animation", "claims")) else 2
+    assert call(*line.replace("DIR", str(tmp_path)).split(" ")) == status
+    said = capsys.readouterr().err
+    assert BAD[line] in said and said.count("\n") == 1
 
 
-def test_append_keeps_lists_and_nothing(tmp_path):
-    path = tmp_path / "x.csv"
-    common.append_row(path, {"seed": 0, "window": None, "curve": [0.5, 1 / 3]})
-    common.append_row(path, {"seed": 1, "window": 3, "curve": [1.0, 0.25]})
-    rows = common.read_rows(path)
-    assert [row["window"] for row in rows] == ["", "3"]
-    np.testing.assert_allclose(common.numbers(rows, "curve"), [[0.5, 0.333333], [1, 0.25]])
+def test_without_matplotlib_commands_say_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert call("hops") == 2
+    assert capsys.readouterr().err == "hops: matplotlib is not installed: pip install matplotlib\n"
 
 
-def test_seeds_that_lack_a_run_are_not_drawn():
-    jobs = [{"M": M, "seed": 0} for M in (1, 2)]
-    rows = [{"M": M, "seed": s} for M, s in ("20", "10", "21", "11", "12", "30")]
-    want = [{"M": "1", "seed": "0"}, {"M": "2", "seed": "0"}]
-    want += [{"M": "1", "seed": "1"}, {"M": "2", "seed": "1"}]
-    assert common.complete(rows, jobs) == want
+@pytest.mark.parametrize("variant", ("transformer", "membottleneck"))
+def test_one_model_is_read(variant, tmp_path, capsys, monkeypatch):
+    config = Config(variant=variant, memory=0 if variant == "transformer" else 3, layers=1)
+    params = memt.init_params(config, np.random.default_rng(0))
+    memt.save(tmp_path / "m.npz", params, config)
+    monkeypatch.setattr(train_toy, "TEST_ON", 20)
+    assert call("attention", tmp_path / "m.npz", "--length", 4) == 0
+    said = capsys.readouterr().out
+    maps, paths = attention.look(train_toy.Settings(length=4, config=config), params, 20)
+    share = maps[0, 1, -8:, -8:].sum(axis=1).mean()
+    assert f"    1     2  seq to seq {share:6.1%} " in said
+    for path in paths.values():
+        ways = path[6, :, :4]  # to slot 3
+        symbol, weight = ways.sum(axis=0).argmax(), ways.sum(axis=0).max()
+        token = ways[:, symbol].argmax()
+        assert f"\n{symbol + 1:6}  {token + 1:6}     3  {weight:6.1%}\n" in said
+    assert ("path through what layer 1" in said) == (variant == "membottleneck")
+    assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
-def test_what_windows_reach():
-    reached = [benefit.in_reach(*case) for case in ((1, 2), (3, 2), (3, 3), (9, 3))]
-    assert reached == pytest.approx([19, 37, 55, 100])
+def test_a_figure_of_the_repository_is_named_before_it_is_redrawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    other = argparse.Namespace(quick=False, out=Path("other"))
+    for args in (ARGS, QUICK, other, other):
+        common.place(args, "x.png").touch()
+    assert capsys.readouterr().out == ""
+    want = {Path("figures/x.png"), Path("runs/quick/x.png"), Path("other/x.png")}
+    assert set(Path().rglob("x.png")) == want
+    path = common.place(ARGS, "x.png")
+    assert capsys.readouterr().out == f"redraws {path}; --out FOLDER writes elsewhere\n"
 
 
-def test_verdicts_on_text():
-    low, high = np.array([1.0, 1.1, 1.2]), np.array([5.0, 5.1, 5.2])
-    bits = {("", "steps", "0"): high, ("", "steps", "2"): low, ("", "steps", "8"): high + 0.1}
-    assert text.verdict(bits, "", "steps") == "bits -78.4 % (M = 2), intervals apart"
-    assert text.clear(bits) == (1, 0, 2)
-    assert text.clear({**bits, ("", "steps", "0"): low, ("", "steps", "2"): high}) == (0, 2, 2)
+@pytest.mark.parametrize("document", ("README.md", "experiments/README.md"))
+def test_documents_have_the_table_of_the_csvs(document):
+    between = claims.BETWEEN.findall((ROOT / document).read_text(encoding="utf-8"))
+    assert between == [claims.table()], f"python -m experiments.claims {document}"
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as one:
+        same_text.__wrapped__(one)
+        made = "\n\n".join(golden(name, one) for name in [*EXPERIMENTS, "animation"])
+        GOLDEN.write_text(made + "\n", encoding="utf-8")

@@ -4,50 +4,113 @@ import io
 import json
 import os
 import zipfile
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import memt
 
-from .support import configs, name, random_params
+from .support import configs, random_params
+
+CONFIG = memt.Config(width=8, heads=2, hidden=3, layers=1, memory=2, symbols=4)
+PARAMS = random_params(CONFIG, np.random.default_rng(60), np.float32)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("models") / "model.npz"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("config", configs(layers=(2,)), ids=name)
-def test_what_is_saved_comes_back(config, dtype, tmp_path):
-    params = random_params(config, np.random.default_rng(60), dtype)
-    path = tmp_path / "a model.npz"
-    memt.save(path, params, config)
-    loaded, loaded_config = memt.load(path)
-    assert loaded_config == config and list(loaded) == list(params)
-    assert np.array_equal(memt.flat(loaded), memt.flat(params))
-    assert memt.flat(loaded).dtype == dtype
-    assert os.listdir(tmp_path) == ["a model.npz"]
+def test_what_is_saved_comes_back(dtype, tmp_path):
+    for config in (*configs(layers=(2,)), replace(CONFIG, outputs=3)):
+        params = random_params(config, np.random.default_rng(60), dtype)
+        memt.save(f"{tmp_path}/a model", params, config)  # a name without ending is kept
+        assert os.listdir(tmp_path) == ["a model"]
+        loaded, loaded_config = memt.load(tmp_path / "a model")
+        assert loaded_config == config and list(loaded) == list(params)
+        assert np.array_equal(memt.flat(loaded), memt.flat(params))
+        assert memt.flat(loaded).dtype == dtype
 
 
-def test_a_name_without_ending_is_kept(tmp_path):
-    config = memt.Config()
-    memt.save(f"{tmp_path}/model", memt.init_params(config, np.random.default_rng(0)), config)
-    assert os.listdir(tmp_path) == ["model"]
-    assert memt.load(f"{tmp_path}/model")[1] == config
+def test_save_refuses_what_load_would(tmp_path):
+    for changes, message in (
+        ({"out_b": np.full(4, np.nan, np.float32)}, "out_b.*NaN"),
+        ({"out_b": np.full(4, -np.inf, np.float32)}, "out_b.*infinity"),
+        ({"out_b": np.ones(3, np.float32)}, r"out_b.*\(3,\).*\(4,\)"),
+        ({"more": np.ones(4, np.float32)}, "more"),
+        ({name: p.astype(np.float16) for name, p in PARAMS.items()}, "float16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            memt.save(tmp_path / "model.npz", {**PARAMS, **changes}, CONFIG)
+    assert not os.listdir(tmp_path)
 
 
-def test_a_failed_save_keeps_the_old_file(tmp_path):
-    config = memt.Config()
-    params = memt.init_params(config, np.random.default_rng(0))
+# ---------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("place", ["write", "replace"])
+def test_a_write_that_is_interrupted_keeps_the_old_file(place, tmp_path, monkeypatch):
     path = tmp_path / "model.npz"
-    memt.save(path, params, config)
-    before = path.read_bytes()
+    path.write_text("old")
 
-    def breaks_half_way(file):
-        file.write(before[:1000])
-        raise OSError("no space left on device")
+    def fails(*_):
+        raise KeyboardInterrupt
 
-    with pytest.raises(OSError, match="no space"):
-        memt.write_whole(path, breaks_half_way)
-    assert path.read_bytes() == before and os.listdir(tmp_path) == ["model.npz"]
+    def write(file):
+        file.write(b"new")
+        if place == "write":
+            fails()
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(KeyboardInterrupt):
+        memt.atomic_write(path, write)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["model.npz"]
+
+
+def test_l5_two_writers_of_one_path(tmp_path):
+    """The file is whole at any time, and the last writer's in the end."""
+    path, contents = tmp_path / "model.npz", [bytes([i]) * 50_000 for i in range(4)]
+
+    def write(i):
+        memt.atomic_write(path, lambda file: file.write(contents[i % 4]))
+        assert path.read_bytes() in contents
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(200)))
+    assert os.listdir(tmp_path) == ["model.npz"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither links nor modes like these")
+def test_l8_links_and_modes_are_kept(tmp_path):
+    real, link, other = tmp_path / "real", tmp_path / "link", tmp_path / "other"
+    real.write_text("old")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    other.write_text("other")
+    (tmp_path / "link.part").symlink_to(other)
+    (tmp_path / "real.part").symlink_to(other)
+    memt.atomic_write(link, lambda file: file.write(b"new"))
+    assert link.is_symlink() and real.read_text() == "new" and other.read_text() == "other"
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.xfail(reason="to be mended", strict=True)
+def test_l8_what_is_no_file_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe"):
+        memt.atomic_write(tmp_path / "pipe", lambda file: file.write(b"new"))
+    with pytest.raises(FileNotFoundError, match="pipe"):
+        memt.load(tmp_path / "pipe")  # and it does not wait
+    assert (tmp_path / "pipe").is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+# ---------------------------------------------------------------- foreign and damaged files
 
 
 class Unpickled:
@@ -55,136 +118,86 @@ class Unpickled:
         return (os.mkdir, ("executed",))
 
 
-def arrays():
-    config = memt.Config(width=8, heads=2, hidden=3, layers=1, memory=2)
-    params = memt.init_params(config, np.random.default_rng(0))
-    return {"config": np.array(json.dumps(asdict(config))), **params}
-
-
-def npz(given):
-    file = io.BytesIO()
-    np.savez(file, **given)
+def npz(config=None, **changes):
+    """The model as a file, with other text or other fields for its config, arrays replaced."""
+    if not isinstance(config, str):
+        config = json.dumps(asdict(CONFIG) | (config or {}))
+    np.savez(file := io.BytesIO(), config=config, **PARAMS | changes)
     return file.getvalue()
 
 
-def claims_to_be_huge():
-    """A zip whose array header claims 8 EB."""
-    header = io.BytesIO()
-    about = {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**9)}
-    np.lib.format.write_array_header_1_0(header, about)
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as whole:
-        whole.writestr("embed.npy", header.getvalue())
-    return file.getvalue()
-
-
-def with_config(**changes):
-    given = arrays()
-    config = json.loads(str(given["config"])) | changes
-    return npz({**given, "config": np.array(json.dumps(config))})
-
-
-GOOD = npz(arrays())
-BAD = {
-    "empty": b"",
-    "text": b"hello, world\n" * 9,
-    "truncated": GOOD[: len(GOOD) // 2],
-    "truncated at the end": GOOD[:-30],
-    "a damaged byte": GOOD[:700] + bytes([GOOD[700] ^ 255]) + GOOD[701:],
-    "one array": npz({"embed": np.ones(3)})[:0] + io.BytesIO(np.ones(3).tobytes()).getvalue(),
-    "a lone npy": (lambda f: (np.save(f, np.ones(3)), f.getvalue())[1])(io.BytesIO()),
-    "no config": npz({n: a for n, a in arrays().items() if n != "config"}),
-    "config is no json": npz({**arrays(), "config": np.array("{")}),
-    "config is a list": npz({**arrays(), "config": np.array("[1, 2]")}),
-    "config is a number": npz({**arrays(), "config": np.array(3.0)}),
-    "an unknown field": with_config(depth=3),
-    "a bad field": with_config(width=7),
-    "another width": with_config(width=16),
-    "a huge width": with_config(width=10**15),
-    "a huge number of layers": with_config(layers=10**15),
-    "a missing array": npz({n: a for n, a in arrays().items() if n != "out_b"}),
-    "one array too many": npz({**arrays(), "more": np.ones(3)}),
-    "a wrong shape": npz({**arrays(), "out_b": np.ones(11, np.float32)}),
-    "a wrong type": npz({**arrays(), "out_b": np.ones(10, np.float64)}),
-    "integers": npz({**arrays(), "embed": np.ones((11, 8), int)}),
-    "NaN": npz({**arrays(), "out_b": np.full(10, np.nan, np.float32)}),
-    "infinity": npz({**arrays(), "out_b": np.full(10, np.inf, np.float32)}),
-    "a pickle": npz({**arrays(), "out_b": np.array([Unpickled()], object)}),
-    "a huge claim": claims_to_be_huge(),
-    "a zip of something else": None,
-}
-with zipfile.ZipFile(_file := io.BytesIO(), "w") as _zip:
-    _zip.writestr("readme.txt", "hello")
-BAD["a zip of something else"] = _file.getvalue()
-
-
-@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-def test_a_foreign_or_damaged_file(content, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.npz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"^'model.npz' is not a ") as error:
-        memt.load("model.npz")
-    assert "\n" not in str(error.value)
-    assert os.listdir(tmp_path) == ["model.npz"], "something in the file was executed"
-
-
-def deep_config():
-    return npz({**arrays(), "config": np.array("[" * 100_000)})
-
-
-def with_member(name, content, compress=zipfile.ZIP_STORED):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compress) as whole:
+def zipped(name, content, how=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(file := io.BytesIO(), "w", how) as whole:
         whole.writestr(name, content)
     return file.getvalue()
 
 
-def header(text):
-    """An .npy whose header is that text."""
-    text = text.ljust(118).encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+def header(shape):
+    """An array's file without the array."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return zipped("embed.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
 
 
-ODD = {
-    "deep json": deep_config(),
-    "no npy": with_member("embed.npy", b"hello"),
-    "a header that does not parse": with_member("embed.npy", header("{'descr'(((")),
-    "a header beyond integers": with_member(
-        "embed.npy", header("{'descr': '<f8', 'fortran_order': False, 'shape': (10**30,)}")
-    ),
-    "a bomb": with_member("embed.npy", bytes(10**7), zipfile.ZIP_DEFLATED),
-    "an unknown field of two lines": with_config(**{"a\nb": 1}),
-    "huge symbols": with_config(symbols=2**31 - 1),
-    "a long name": with_config(variant="x" * 30_000),
+GOOD = npz()
+FLAGS = GOOD.index(b"PK\x01\x02") + 8
+HOSTILE = {
+    "nothing": b"",
+    "a zip of something else": zipped("readme.txt", b"hello"),
+    "an array of 4 EB": header("(10**9, 10**9)"),
+    "a shape beyond C": header(f"({10**30},)"),
+    "a header that calls": header("__import__('os').mkdir('executed')"),
+    "a pickle": npz(out_b=np.array([Unpickled()], object)),
+    "a bomb": zipped("embed.npy", bytes(10**7), zipfile.ZIP_DEFLATED),
+    "encrypted": GOOD[:FLAGS] + b"\1" + GOOD[FLAGS + 1 :],
+    "no config": npz("null"),
+    "config is no json": npz("{"),
+    "config is deep": npz("[" * 100_000),
+    "huge layers": npz({"layers": 2**31 - 1}),
+    "a wrong shape": npz(out_b=np.ones((1, 4), np.float32)),
+    "the other byte order": npz(**{n: p.astype(">f4") for n, p in PARAMS.items()}),
 }
 
 
-@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
-def test_an_odd_file(content, tmp_path, monkeypatch):
-    test_a_foreign_or_damaged_file(content, tmp_path, monkeypatch)
-    with pytest.raises(ValueError) as error:
-        memt.load("model.npz")
-    assert len(str(error.value)) < 300
+def load(path, content):
+    """What memt.load gives, or None where it refuses in one short line."""
+    path.write_bytes(content)
+    try:
+        return memt.load(path)
+    except ValueError as error:
+        text = str(error)
+        assert text.startswith(f"{str(path)!r} is not a memt model: ")
+        assert "\n" not in text and len(text) < 300 + len(str(path))
 
 
-def test_save_refuses_what_load_would(tmp_path):
-    config, path = memt.Config(), tmp_path / "model.npz"
-    params = memt.init_params(config, np.random.default_rng(0))
-    memt.save(path, params, config)
-    before = path.read_bytes()
-    for bad, message in [
-        ({**params, "out_b": np.full(10, np.nan, np.float32)}, "out_b holds NaN"),
-        ({**params, "out_b": np.ones(9, np.float32)}, "out_b must have shape"),
-        ({**params, "more": np.ones(9)}, "not those of the configuration"),
-        ({n: p.astype(np.float16) for n, p in params.items()}, "dtype is float16"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            memt.save(path, bad, config)
-    assert path.read_bytes() == before
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_foreign_or_damaged_file(content, path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    assert load(path, content) is None
+    assert os.listdir() == ["model.npz"], "something in the file was executed"
+
+
+@settings(max_examples=400)
+@given(st.integers(0, len(GOOD)), st.integers(0, 4) | st.just(len(GOOD)), st.binary(max_size=4))
+def test_damaged_bytes(path, start, cut, new):
+    """Refused, or the very same model: no damage goes unnoticed."""
+    loaded = load(path, GOOD[:start] + new + GOOD[start + cut :])
+    if loaded:
+        params, config = loaded
+        assert config == CONFIG and np.array_equal(memt.flat(params), memt.flat(PARAMS))
+
+
+ANY = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
+
+
+@given(st.sampled_from([*asdict(CONFIG), "depth", "a\nb"]), ANY)
+@example("variant", "x" * 30_000)
+@example("hidden", 2_000_000_000)
+def test_damaged_configurations(path, field, value):
+    loaded = load(path, npz({field: value}))
+    assert not loaded or memt.param_shapes(loaded[1]) == memt.param_shapes(CONFIG)
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        memt.load(tmp_path / "model.npz")
-    with pytest.raises(ValueError, match="not a readable"):
-        memt.load(tmp_path)
+    for path in (tmp_path / "model.npz", tmp_path):
+        with pytest.raises(FileNotFoundError, match="is not a file"):
+            memt.load(path)

@@ -1,25 +1,40 @@
 """Training: the same numbers every time, through interruptions, and clear words for bad input."""
 
 import csv
+import ctypes
+import io
+import itertools
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
+import matplotlib.figure
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import memt
 import train_toy
-from train_toy import default_settings
+from train_toy import TEST, TRAINING, VALIDATION, Batch, default_settings
+
+from .support import random_mask
+from .test_files import ANY
 
 TINY = {"length": 3, "width": 8, "heads": 2, "hidden": 16, "layers": 1, "batch": 8, "steps": 60}
 ARGUMENTS = [f"--{n}={x}" for n, x in TINY.items()]
-SCRIPT = [sys.executable, str(Path(train_toy.__file__))]
+SCRIPT = [sys.executable, train_toy.__file__, *ARGUMENTS]
+POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and shells are POSIX's")
 
 
 def train(s, state=None, until=None):
@@ -30,17 +45,57 @@ def train(s, state=None, until=None):
     return state
 
 
-def command(monkeypatch, *arguments):
-    """Exit status of the command in this process."""
-    monkeypatch.setattr(sys, "argv", ["train_toy.py", *map(str, arguments)])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    try:
-        return train_toy.main()
-    except SystemExit as end:
-        return end.code
+def command(*arguments):
+    """Exit status, standard output and standard error of the command, in this process."""
+    with (
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+        mock.patch.object(sys, "argv", ["train_toy.py", *map(str, arguments)]),
+        mock.patch.object(signal, "signal"),
+    ):
+        try:
+            status = train_toy.main()
+        except SystemExit as end:
+            status = end.code
+    return status, out.getvalue(), err.getvalue()
 
 
-# Loss at steps 1, 10, 20 and 30, written down when PyTorch's twin, Adam and clipping gave the same.
+def refusal(*arguments):
+    """What the command says where it refuses, as it must, in one line."""
+    status, out, err = command(*arguments)
+    assert status == 2 and err.count("\n") == 1 and not out
+    return err
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run's directory, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "ein Lauf ü"
+    status, printed, err = command(*ARGUMENTS, "--out", out, "--variant=memctrl", "--window=1")
+    assert status == 0 and not err
+    return out, printed
+
+
+@pytest.fixture
+def old_run(finished, tmp_path):
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """train_toy's clock: it goes when the test says so."""
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(train_toy, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
+    return now
+
+
+# ---------------------------------------------------------------- numbers
+
+# Loss at steps 1, 10, 20 and 30, written down when PyTorch's model, Adam and clipping agreed.
 CURVES = {
     "transformer": [2.519339, 2.509070, 2.340086, 2.326371],
     "memtransformer": [2.653243, 2.407281, 2.406207, 2.336650],
@@ -48,40 +103,30 @@ CURVES = {
     "memctrl": [2.537162, 2.520259, 2.385667, 2.302368],
     "membottleneck": [2.638607, 2.576112, 2.329984, 2.307892],
 }
-CURVE_SETTINGS = {"length": 4, "width": 16, "heads": 4, "hidden": 24, "batch": 16, "seed": 1,
-                  "steps": 30, "lr": 1e-2}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", memt.VARIANTS)
-def test_frozen_loss_curve(variant):
+def test_golden_loss_curve(variant):
     """A change of BLAS moves these by about 1e-6, a wrong term by much more than 1e-3."""
-    s = default_settings(variant, **CURVE_SETTINGS)
-    state = train_toy.start(s)
-    losses = np.array([state.loss for _ in train_toy.training(s, state)])
+    sizes = {"length": 4, "width": 16, "heads": 4, "hidden": 24, "batch": 16}
+    s = default_settings(variant, **sizes, seed=1, steps=30, lr=1e-2)
+    losses = np.array([state.loss for state in train_toy.training(s, train_toy.start(s))])
     assert np.allclose(losses[[0, 9, 19, 29]], CURVES[variant], rtol=1e-3), losses
 
 
-@pytest.mark.parametrize("variant", memt.VARIANTS)
-def test_same_seed_same_bits(variant):
+@pytest.mark.parametrize("variant, until", [*zip(memt.VARIANTS, range(23, 28), strict=True)])
+def test_resumed_equals_uninterrupted(variant, until, tmp_path, monkeypatch):
+    """To the bit; step 25 is validated. Every step takes a second."""
+    ticks = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr(train_toy, "time", ticks)
     s = default_settings(variant, **TINY)
-    a, b = train(s), train(s)
-    assert np.array_equal(memt.flat(a.params), memt.flat(b.params)) and a.log == b.log
-    other = train(default_settings(variant, **TINY, seed=1))
-    assert not np.array_equal(memt.flat(a.params), memt.flat(other.params))
-
-
-@pytest.mark.parametrize("until", [0, 1, 25, 37])
-def test_resumed_equals_uninterrupted(until, tmp_path):
-    s = default_settings("memctrl", **TINY)
     whole = train(s)
-    state = train(s, until=until) if until else train_toy.start(s)
-    train_toy.write_checkpoint(tmp_path, s, state)
+    train_toy.write_checkpoint(tmp_path, s, train(s, until=until))
     s_read, read = train_toy.read_checkpoint(tmp_path)
-    assert s_read == s and read.step == until
+    assert s_read == s and (read.step, read.seconds) == (until, until)
     resumed = train(s_read, read)
-    assert resumed.log == whole.log and resumed.step == whole.step == 60
-    for a, b in ((resumed.m, whole.m), (resumed.v, whole.v)):
-        assert np.array_equal(a, b)
+    assert resumed.log == whole.log and resumed.step == resumed.seconds == whole.step == 60
+    assert np.array_equal(resumed.m, whole.m) and np.array_equal(resumed.v, whole.v)
     assert np.array_equal(memt.flat(resumed.params), memt.flat(whole.params))
 
 
@@ -98,19 +143,12 @@ def test_adam_by_the_formula():
         assert np.allclose(x, expected, rtol=1e-14)
 
 
-def test_clip():
-    for grad in (np.array([3.0, -4.0]), np.array([0.3, 0.4]), np.zeros(2)):
-        clipped = grad.copy()
-        with np.errstate(all="ignore"):
-            train_toy.clip(clipped)
-        assert np.allclose(clipped, grad / max(1, np.sqrt(grad @ grad)), rtol=1e-14)
-    s = default_settings(**TINY)
-    state = train_toy.start(s)
-    batch = train_toy.make_batch(s, s.batch, train_toy.TRAINING, 1)
-    _, grad = train_toy.loss_and_grads(state.params, s, *batch)
-    next(train_toy.training(s, state))
-    norm = np.linalg.norm(grad)
-    assert norm > 1 and np.allclose(state.m, 0.1 * grad / norm, rtol=1e-5)  # training clips
+def test_c1_clip():
+    """To a norm of at most 1; also in float32, beyond the root of its largest number."""
+    for grad in ([3.0, -4.0], [0.3, 0.4], [0.0, 0.0], [6e25, 8e25], [3e38, 0.0]):
+        clipped = np.array(grad, np.float32)
+        train_toy.clip(clipped)
+        assert np.allclose(clipped, np.array(grad) / max(1, np.hypot(*grad)), rtol=1e-6, atol=0)
 
 
 def test_learning_rate():
@@ -121,301 +159,452 @@ def test_learning_rate():
 
 def test_batches():
     s = default_settings(length=4, symbols=3)
-    tokens, targets = train_toy.make_batch(s, 50, train_toy.TRAINING, 7)
+    tokens, targets, at, mask = train_toy.make_batch(s, 50, TRAINING, 7)
     assert tokens.shape == (50, 8) and (tokens[:, 4:] == 3).all()
     assert set(np.unique(tokens[:, :4])) == {0, 1, 2}
-    assert np.array_equal(targets, tokens[:, 3::-1])
-    copy, _ = train_toy.make_batch(default_settings(length=4, symbols=3, task="copy"), 50, 0, 7)
-    assert np.array_equal(tokens, copy)
-    for stream, step in ((train_toy.TRAINING, 8), (train_toy.VALIDATION, 7), (train_toy.TEST, 7)):
-        assert not np.array_equal(tokens, train_toy.make_batch(s, 50, stream, step)[0])
+    assert np.array_equal(targets, tokens[:, 3::-1]) and (at, mask) == (slice(4, 8), None)
+    copy = default_settings(length=4, symbols=3, task="copy")
+    assert np.array_equal(train_toy.make_batch(copy, 50, TRAINING, 7).targets, tokens[:, :4])
+    other = default_settings(length=4, symbols=3, seed=1)
+    for settings, *of in (s, TRAINING, 8), (s, VALIDATION, 7), (s, TEST, 7), (other, TRAINING, 7):
+        assert not np.array_equal(tokens, train_toy.make_batch(settings, 50, *of).tokens)
 
 
-def test_scores():
-    s = default_settings(**TINY)
-    params = train_toy.start(s).params
-    tokens, targets = train_toy.make_batch(s, 40, train_toy.TEST)
-    *_, outputs = train_toy.evaluate(params, s, tokens, targets)
-    targets = outputs.copy()
-    targets[:10, 1] = (targets[:10, 1] + 1) % 10
-    _, symbol, exact, _ = train_toy.evaluate(params, s, tokens, targets)
-    assert np.isclose(symbol, 1 - 10 / 120) and exact == 0.75
+@pytest.mark.parametrize("kind", ["none", "one", "each", "padding"])
+def test_chunks_change_nothing(kind):
+    """Scores and mean maps of 150 sequences (l3) are those of one batch, whatever the mask."""
+    s = default_settings("memctrl", **TINY)
+    params, batch = train_toy.start(s).params, train_toy.make_batch(s, 150, TEST)
+    mask = random_mask(s.config, np.random.default_rng(1), 150, 6)
+    mask = {"none": None, "one": mask[0], "each": mask, "padding": mask[:, :1]}[kind]
+    logits, _ = memt.model_forward(params, batch.tokens, s.config, batch.at, mask)
+    outputs = logits.argmax(axis=-1)
+    targets = np.where(np.arange(150)[:, None] < 90, outputs, 9 - outputs)
+    targets[:30, 1] = 9 - targets[:30, 1]
+    _, cache = memt.model_forward(params, batch.tokens, s.config)
+    with mock.patch.object(memt, "model_forward", wraps=memt.model_forward) as spy:
+        scores = train_toy.evaluate(params, s.config, Batch(batch.tokens, targets, batch.at, mask))
+        maps = train_toy.mean_maps(params, s.config, batch.tokens)
+    assert max(len(call.args[1]) for call in spy.call_args_list) <= 64
+    assert np.isclose(scores.loss, memt.cross_entropy_forward(logits, targets)[0], rtol=1e-6)
+    assert np.isclose(scores[1:3], (240 / 450, 60 / 150)).all()
+    assert np.array_equal(scores.outputs, outputs)
+    assert np.allclose(maps, memt.attention_maps(cache).mean(axis=1), atol=1e-6)
+
+
+def test_any_source_of_batches():
+    """Own data, another head, positions and a mask: how it is asked for, and that it is used."""
+    s = default_settings("memtransformer", **{**TINY, "steps": 26}, outputs=3, memory=4)
+    asked = []
+
+    def batches(size, stream, step):
+        asked.append((size, stream, step))
+        rng = np.random.default_rng([stream, step])
+        tokens, targets = rng.integers(10, size=(size, 5)), rng.integers(3, size=(size, 1))
+        return tokens, targets, [4], random_mask(s.config, rng, size, 5)
+
+    state = train_toy.start(s)
+    tokens, targets, at, mask = batches(8, TRAINING, 1)
+    loss, grads = memt.loss_and_grads(state.params, tokens, targets, s.config, at, mask)
+    grad = memt.flat(grads)
+    steps = train_toy.training(s, state, batches)
+    next(steps)
+    assert state.loss == loss and np.linalg.norm(grad) > 1
+    assert np.allclose(state.m, 0.1 * grad / np.linalg.norm(grad), rtol=1e-5)  # it is clipped
+    assert [state.step for state in steps] == list(range(2, 27))
+    trained = [(8, TRAINING, step) for step in range(1, 27)]
+    validated = [(256, VALIDATION, 25), (256, VALIDATION, 26)]
+    assert asked == [trained[0], *trained[:25], validated[0], trained[25], validated[1]]
+    scores = train_toy.evaluate(state.params, s.config, Batch(*batches(*validated[1])))
+    assert state.log[1] == (26, *scores[:3])
 
 
 def test_a_run_that_is_solved_stops():
+    """Two validations without a mistake: the last two."""
     s = default_settings("transformer", length=2, symbols=3, width=16, hidden=32, steps=2000)
     state = train(s)
-    assert state.step < 1000 and min(row[3] for row in state.log[-2:]) >= train_toy.SOLVED
-    scores = train_toy.evaluate(state.params, s, *train_toy.make_batch(s, 1000, train_toy.TEST))
-    assert scores[2] >= 0.99
-
-
-def test_one_good_validation_is_not_enough():
-    s = default_settings(**TINY)
-    state = train_toy.start(s)
-    for row, solved in (((25, 0.1, 1.0, 1.0), False), ((50, 0.1, 1.0, 1.0), True)):
-        state.log.append(row)
+    assert state.step < 1000 and [row[3] for row in state.log[-2:]] == [1, 1]
+    scores = train_toy.evaluate(state.params, s.config, train_toy.make_batch(s, 1000, TEST))
+    assert scores.exact >= 0.99
+    for exacts, solved in ([1], 0), ([1, 1], 1), ([1, 1, 0.999], 0), ([0, 1, 1], 1), ([1, 0, 1], 0):
+        state.log = [(25, 0.1, 1.0, exact) for exact in exacts]
         assert train_toy.finished(s, state) == solved
-    state.log.append((55, 0.1, 1.0, 0.99))
-    assert not train_toy.finished(s, state)
+    state.step = 2000
+    assert train_toy.finished(s, state)
 
 
-def test_the_log_is_that_of_the_validation_stream():
-    s = default_settings(**TINY)
-    state = train(s, until=25)
-    batch = train_toy.make_batch(s, train_toy.VALIDATE_ON, train_toy.VALIDATION, 25)
-    assert state.log == [(25, *train_toy.evaluate(state.params, s, *batch)[:3])]
+def test_one_thread_whatever_was_imported_before():
+    for path in Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"):
+        blas = ctypes.CDLL(str(path))
+        blas.scipy_openblas_set_num_threads64_(2)
+        train_toy.one_thread()
+        assert blas.scipy_openblas_get_num_threads64_() == 1
 
 
-def test_an_unknown_task():
-    with pytest.raises(ValueError, match="task is 'juggle': must be one of copy, reverse"):
-        default_settings(task="juggle")
+# ---------------------------------------------------------------- files of a run
 
 
+def test_a_run_leaves_its_files(finished):
+    out, printed = finished
+    assert sorted(os.listdir(out)) == sorted(train_toy.FILES)
+    s, state = train_toy.read_checkpoint(out)
+    params, config = memt.load(out / "model.npz")
+    assert s == default_settings("memctrl", **TINY, window=1) and config == s.config
+    assert np.array_equal(memt.flat(params), memt.flat(state.params))
+    with open(out / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ("step", "loss", "symbol", "exact")
+    assert [tuple(float(row[n]) for n in names) for row in rows] == state.log
+    assert [row["step"] for row in rows] == ["25", "50", "60"]
+    batch = train_toy.make_batch(s, 1000, TEST)
+    scores = train_toy.evaluate(params, config, batch)
+    expected = {"task": "reverse", "variant": "memctrl", "seed": 0, "tested_on": 1000, "window": 1}
+    expected |= {"loss": scores.loss, "symbol": scores.symbol, "exact": scores.exact}
+    expected |= {"width": 8, "lr": s.lr, "seconds": round(state.seconds, 3)}
+    assert expected.items() <= json.loads((out / "result.json").read_text()).items()
+    shown = zip(batch.tokens[:3, :3], batch.targets, scores.outputs, strict=False)
+    rows = [" ".join(map(str, row)) for example in shown for row in example]
+    assert re.findall(r"(?:input|target|output)  ([\d ]+)\n", printed) == rows
+    end = f"symbol accuracy {scores.symbol:.1%}, exact match {scores.exact:.1%}"
+    begin = "\nreverse, memctrl, seed 0: not solved after 60 steps, "
+    for words in ("step 60/60", begin, f"loss {scores.loss:.3g}, {end}", str(out)):
+        assert words in printed
+
+
+def test_the_result_of_a_run_that_stopped_early(tmp_path):
+    s, scores = default_settings(**TINY), train_toy.Scores(0.5, 0.25, 0.125, None)
+    train_toy.write_result(tmp_path, s, train(s, until=7), scores)
+    said = json.loads((tmp_path / "result.json").read_text())
+    names = ("steps", "max_steps", "loss", "symbol", "exact")
+    assert [said[name] for name in names] == [7, 60, 0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["vector", "m", "v"])
-def test_a_checkpoint_with_nan(name, tmp_path):
+def test_l4_what_is_not_finite(name, value, tmp_path):
+    """It is not written, and the last checkpoint is kept; nor is it read."""
     s = default_settings(**TINY)
     state = train(s, until=2)
-    {"vector": memt.flat(state.params), "m": state.m, "v": state.v}[name][3] = np.nan
     train_toy.write_checkpoint(tmp_path, s, state)
-    with pytest.raises(ValueError, match=f"{name} does not fit"):
+    before = contents(tmp_path)
+    {"vector": memt.flat(state.params), "m": state.m, "v": state.v}[name][3] = value
+    with pytest.raises(FloatingPointError, match="step 2"):
+        train_toy.write_checkpoint(tmp_path, s, state)
+    assert contents(tmp_path) == before
+    with np.load(tmp_path / "checkpoint.npz") as file:
+        arrays = dict(file)
+    arrays[name][3] = value
+    np.savez(tmp_path / "checkpoint.npz", **arrays)
+    with pytest.raises(ValueError, match=f"not a checkpoint: {name}"):
         train_toy.read_checkpoint(tmp_path)
 
 
-def test_the_result_says_how_many_steps_it_took(tmp_path):
-    s = default_settings(**TINY)
-    train_toy.write_result(tmp_path, s, train(s, until=7), (0.5, 0.25, 0.125))
-    said = json.loads((tmp_path / "result.json").read_text())
-    assert (said["steps"], said["max_steps"], said["loss"], said["exact"]) == (7, 60, 0.5, 0.125)
+FIELDS = [*train_toy.as_dict(train_toy.Settings()), "depth"]
+ROWS = st.lists(st.lists(st.integers(0, 70) | st.floats() | st.text(), min_size=3, max_size=5))
 
 
-def test_overwriting_removes_the_whole_old_run(tmp_path):
-    for name in train_toy.FILES:
-        (tmp_path / name).touch()
-    (tmp_path / "notes.txt").touch()
-    train_toy.prepare({**TINY, "out": tmp_path, "overwrite": True})
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+@given(st.sampled_from(["step", "seconds", "log", "settings", *FIELDS]), ANY | ROWS)
+@example("hidden", 2_000_000_000)
+@example("layers", 2_000_000_000)
+@example("step", 61)
+@example("step", float("inf"))
+@example("log", [[70, 0, 0, 0]])
+def test_damaged_checkpoints(tmp_path_factory, name, value):
+    """Refused in one line, or a state that fits its settings."""
+    out, s = tmp_path_factory.getbasetemp(), default_settings(**TINY)
+    train_toy.write_checkpoint(out, s, train_toy.start(s))
+    with np.load(out / "checkpoint.npz") as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    (about if name in about else about["settings"])[name] = value
+    np.savez(out / "checkpoint.npz", **arrays | {"about": json.dumps(about)})
+    try:
+        s, state = train_toy.read_checkpoint(out)
+    except ValueError as error:
+        assert "is not a checkpoint" in str(error) and "\n" not in str(error)
+    else:
+        assert 0 <= state.step <= s.steps and all(row[0] <= state.step for row in state.log)
 
 
-# ---------------------------------------------------------------- the command
+# ---------------------------------------------------------------- pictures
 
 
-def test_a_run_leaves_its_files(tmp_path, monkeypatch, capsys):
-    out = tmp_path / "ein Lauf mit Umlaut ü"
-    assert command(monkeypatch, *ARGUMENTS, "--out", out, "--variant=memctrl", "--window=1") == 0
-    assert sorted(os.listdir(out)) == sorted(train_toy.FILES)
-    params, config = memt.load(out / "model.npz")
-    assert config == default_settings("memctrl", **TINY, window=1).config()
-    with open(out / "log.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["25", "50", "60"]
-    result = json.loads((out / "result.json").read_text())
-    s = default_settings("memctrl", **TINY, window=1)
-    loss, symbol, exact, _ = train_toy.evaluate(
-        params, s, *train_toy.make_batch(s, 1000, train_toy.TEST)
-    )
-    assert [result[n] for n in ("loss", "symbol", "exact")] == [loss, symbol, exact]
-    expected = {"task": "reverse", "variant": "memctrl", "seed": 0, "steps": 60, "max_steps": 60}
-    expected |= {"window": 1, "width": 8, "lr": s.lr, "tested_on": 1000}
-    assert expected.items() <= result.items() and result["seconds"] > 0
-    printed = capsys.readouterr().out
-    assert "step 60/60" in printed and printed.count("target") == 3 and str(out) in printed
-    for picture in ("curve.png", "attention.png"):
-        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+def test_pictures(tmp_path, monkeypatch):
+    """What matplotlib was given: the log's columns; every head's mean map, not transposed."""
+    s = default_settings("memctrl", **{**TINY, "layers": 3}, memory=4)
+    state, figures = train_toy.start(s), []
+    state.log = [(25, 2.5, 0.25, 0.125), (50, 1.5, 0.75, 0.5), (60, 0.5, 1.0, 0.875)]
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda f, *_, **__: figures.append(f))
+    train_toy.draw(tmp_path, s, state)
+    curve, attention = figures
+    step, loss, symbol, exact = np.array(state.log).T
+    right = {"loss": loss, "symbol accuracy": 100 * symbol, "exact match": 100 * exact}
+    lines = {line.get_label(): line.get_xydata() for ax in curve.axes for line in ax.lines}
+    assert [text.get_text() for text in curve.legends[0].texts] == [*right] == [*lines]
+    for label, y in right.items():
+        assert np.array_equal(lines[label], np.stack((step, y), axis=1))
+    left, percent = curve.axes
+    words = left.get_xlabel() + left.get_ylabel() + percent.get_ylabel()
+    assert [*re.findall("step|nats|%", words)] == ["step", "nats", "%"]
+    assert left.get_ylim()[0] == percent.get_ylim()[0] == 0 and 100 < percent.get_ylim()[1] < 110
+    assert "memctrl" in left.get_title("left") and "memctrl" in attention.get_suptitle()
+    maps = train_toy.mean_maps(state.params, s.config, train_toy.make_batch(s, 1000, TEST).tokens)
+    for i, (layer, head) in enumerate(np.ndindex(3, 2)):
+        ax = attention.axes[i]
+        assert ax.get_title() == f"layer {layer + 1}, head {head + 1}"
+        assert np.array_equal(ax.images[0].get_array(), maps[layer, head])
+        assert ax.images[0].get_clim() == (0, 1) and len(ax.texts) == 3
+    width, height = attention.get_size_inches()
+    assert width < height
+    assert "target" in attention.get_supylabel() and "source" in attention.get_supxlabel()
 
 
-def test_a_directory_that_holds_a_run(tmp_path, monkeypatch, capsys):
-    arguments = [*ARGUMENTS, "--out", tmp_path / "run"]
-    assert command(monkeypatch, *arguments, "--seed=1") == 0
-    before = (tmp_path / "run/model.npz").read_bytes()
-    assert command(monkeypatch, *arguments) == 2
-    assert "holds a run: give --resume, --overwrite" in capsys.readouterr().err
-    assert command(monkeypatch, "--resume", "--out", tmp_path / "run", "--seed=2") == 2
-    assert "--seed is 2, the run has 1" in capsys.readouterr().err
-    assert (tmp_path / "run/model.npz").read_bytes() == before
-    log = (tmp_path / "run/log.csv").read_bytes()
-    assert command(monkeypatch, "--resume", "--out", tmp_path / "run") == 0  # already finished
-    assert (tmp_path / "run/log.csv").read_bytes() == log
-    assert command(monkeypatch, *arguments, "--overwrite") == 0
-    assert json.loads((tmp_path / "run/result.json").read_text())["seed"] == 0
+@pytest.mark.parametrize("M", [0, 4])
+def test_names_and_borders_of_a_map(M):
+    """Rows are targets: READ is below PROCESS, WRITE to its right; memory, symbols, slots."""
+    ax = matplotlib.figure.Figure().add_subplot()
+    train_toy.draw_map(ax, np.zeros((M + 6, M + 6)), M, 3)
+    names = {M + 1: "symbols", M + 4: "slots"} | ({1.5: "memory"} if M else {})
+    for axis in (ax.xaxis, ax.yaxis):
+        places = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+        assert {place: text.get_text() for place, text in places} == names
+    blocks = {text.get_text(): text.get_position() for text in ax.texts}
+    assert blocks == ({"PROCESS": (0, 0), "WRITE": (4, 0), "READ": (0, 4)} if M else {})
+    for axis in (0, 1):
+        lines = [line.get_xydata()[:, axis] for line in ax.lines]
+        assert {a for a, b in lines if a == b} == ({M + 2.5, M - 0.5} if M else {2.5})
 
 
-def test_resume_where_nothing_is(tmp_path, monkeypatch):
-    """A run that was killed before its first checkpoint starts at the beginning."""
-    assert command(monkeypatch, *ARGUMENTS, "--resume", "--out", tmp_path / "run") == 0
-    assert (tmp_path / "run/result.json").exists()
-
-
-def test_without_matplotlib(tmp_path, monkeypatch, capsys):
+def test_without_matplotlib(old_run, monkeypatch):
+    """The run is whole without pictures, and those of the old run are not kept."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert command(monkeypatch, *ARGUMENTS, "--out", tmp_path / "run") == 0
-    assert "curve.png and attention.png are left out" in capsys.readouterr().out
-    assert not (tmp_path / "run/curve.png").exists() and (tmp_path / "run/model.npz").exists()
+    status, printed, _ = command(*ARGUMENTS, "--overwrite", "--out", old_run)
+    assert status == 0 and "curve.png and attention.png are left out" in printed
+    assert {*os.listdir(old_run)} == {"checkpoint.npz", "model.npz", "log.csv", "result.json"}
 
 
-def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, capsys):
-    arguments = [*ARGUMENTS, "--steps=600", "--lr=1e37", "--out", tmp_path / "run"]
-    assert command(monkeypatch, *arguments) == 1
-    assert "the loss is not finite at step" in capsys.readouterr().err
-    _, state = train_toy.read_checkpoint(tmp_path / "run")
-    assert np.isfinite(memt.flat(state.params)).all()
+# ---------------------------------------------------------------- progress, interruptions
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send")
+def test_progress(clock, capsys):
+    """A line every two seconds, and one at the end."""
+    s = default_settings(**{**TINY, "steps": 600})
+    state, show, shown = train_toy.start(s), train_toy.show_progress(s, 20, 100.0), []
+    for state.step, clock.seconds in ((25, 110), (26, 111.9), (27, 112), (600, 112.1)):
+        state.loss = 0.12345
+        show(state)
+        shown.append(capsys.readouterr().out)
+        state.log = [(25, 9, 0.625, 0.25)]
+    assert shown[0].split("  ") == ["step 25/600", "loss 0.123", "at most 19:10 left\n"]
+    assert "symbol  62.5%  exact  25.0%  at most 16:22 left\n" in shown[2]
+    assert not shown[1] and shown[3].endswith("exact  25.0%\n")
+
+
+def test_progress_on_a_narrow_terminal(clock, monkeypatch):
+    """In place, on one line, ten times a second."""
+    terminal, s = io.StringIO(), default_settings(**TINY)
+    terminal.isatty = lambda: True
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    state, show = train_toy.start(s), train_toy.show_progress(s, 0, 100.0)
+    for state.step, clock.seconds in ((1, 100.2), (2, 100.25), (3, 100.35)):
+        state.log = [(25, 9, 0.625, 0.25)][: state.step - 1]
+        show(state)
+    first, one, three = terminal.getvalue().split("\r")
+    assert not first and one.startswith("step 1/60") and three.startswith("step 3/60")
+    assert len(one) == len(three) == 39 and "\n" not in one + three
+
+
+def run_with(each, s, out, monkeypatch):
+    """train_toy.run with each(state, signal handlers) after a step -> status, handlers, saves."""
+    handlers, saved, real = {}, [], (train_toy.training, train_toy.write_checkpoint)
+
+    def training(s, start):
+        for state in real[0](s, start):
+            each(state, handlers)
+            yield state
+
+    def write_checkpoint(out, s, state):
+        saved.append(state.step)
+        real[1](out, s, state)
+
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(train_toy, "training", training)
+    monkeypatch.setattr(train_toy, "write_checkpoint", write_checkpoint)
+    return train_toy.run(out, s, train_toy.start(s)), handlers, saved
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_resumed(number, tmp_path):
-    """As a process: stopped in the middle, resumed, and equal to an uninterrupted run."""
-    arguments = [*ARGUMENTS, "--steps=1500", "--symbols=40"]
-    whole = [*SCRIPT, *arguments, "--out", str(tmp_path / "whole")]
-    cut = [*SCRIPT, *arguments, "--out", str(tmp_path / "cut")]
+def test_a_signal_ends_a_run_after_the_step(number, tmp_path, monkeypatch, capsys):
+    def each(state, handlers):
+        if state.step == 7:
+            handlers[number](number, None)
+            assert handlers[number] == signal.SIG_DFL  # a second one ends it at once
+
+    out = tmp_path / "ein Lauf; mit 'Zeichen'"
+    out.mkdir()
+    status, _, saved = run_with(each, default_settings(**TINY), out, monkeypatch)
+    assert status == 128 + number and saved == [0, 7]
+    printed = capsys.readouterr().out
+    assert "stopped at step 7" in printed
+    resume = shlex.split(printed.splitlines()[-1])  # it can be pasted into a shell
+    assert resume == ["python", "train_toy.py", "--resume", "--out", str(out)]
+
+
+def test_checkpoints_every_five_seconds(tmp_path, monkeypatch, clock):
+    def each(state, handlers):
+        clock.seconds += 2
+
+    s = default_settings(**{**TINY, "steps": 10})
+    status, handlers, saved = run_with(each, s, tmp_path, monkeypatch)
+    assert (status, saved) == (0, [0, 3, 6, 9, 10])
+    assert handlers == dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_DFL)
+
+
+@POSIX
+def test_interrupted_and_resumed(tmp_path):
+    """As a process: stopped twice in the middle, resumed, and equal to an uninterrupted run."""
+    given = [*SCRIPT, "--steps=1000", "--symbols=40"]
+    whole, cut = ([*given, "--out", str(tmp_path / name)] for name in ("whole", "cut"))
     subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
-    process = subprocess.Popen(cut, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()  # the first line of progress
-    time.sleep(0.3)
-    process.send_signal(number)
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 128 + number and "--resume --out" in printed
-    _, state = train_toy.read_checkpoint(tmp_path / "cut")
-    assert 0 < state.step < 1500
+    last = 0
+    for number, resume in ((signal.SIGINT, []), (signal.SIGTERM, ["--resume"])):
+        process = subprocess.Popen([*cut, *resume], stdout=subprocess.PIPE)
+        process.stdout.readline()  # the first line of progress
+        time.sleep(0.1)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        _, state = train_toy.read_checkpoint(tmp_path / "cut")
+        assert last < state.step < 1000
+        last = state.step
     subprocess.run([*cut, "--resume"], check=True, stdout=subprocess.DEVNULL)
     for name in ("model.npz", "log.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_pipe_that_closes(tmp_path):
-    process = subprocess.Popen(
-        [*SCRIPT, *ARGUMENTS, "--out", str(tmp_path / "run")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    process.stdout.close()
-    assert process.wait(timeout=60) == 0 and process.stderr.read() == b""
-    assert (tmp_path / "run/result.json").exists()
+# ---------------------------------------------------------------- the command
+
+
+def test_a_directory_that_holds_a_run(old_run):
+    before, place = contents(old_run), ["--out", old_run]
+    assert "--resume" in refusal(*ARGUMENTS, *place)
+    assert re.search("--seed is 2.* 0", refusal("--resume", "--seed=2", *place))
+    assert "--share-controller is True" in refusal("--resume", "--share-controller", *place)
+    assert "--overwrite" in refusal("--resume", "--overwrite", *place)
+    assert contents(old_run) == before
+    own = [*ARGUMENTS, "--variant=memctrl", "--window=1", "--seed=0"]
+    assert command("--resume", *own, *place)[0] == 0  # it is finished, and tested again
+    assert contents(old_run)["log.csv"] == before["log.csv"]
+    assert command(*ARGUMENTS, "--seed=1", "--overwrite", *place)[0] == 0
+    assert json.loads((old_run / "result.json").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize("held", [["attention.png"], ["model.npz", "log.csv"], []])
+def test_l1_a_directory_without_a_checkpoint(held, tmp_path):
+    """--resume is refused, and not advised; nothing is deleted."""
+    for name in held:
+        (tmp_path / name).write_text("precious")
+    before = contents(tmp_path)
+    assert "holds no checkpoint" in refusal(*ARGUMENTS, "--resume", "--out", tmp_path)
+    if held:
+        said = refusal(*ARGUMENTS, "--out", tmp_path)
+        assert held[0] in said and "--resume" not in said
+    assert contents(tmp_path) == before
+
+
+@POSIX
+@pytest.mark.parametrize("held", [True, False], ids=["over a run", "from the start"])
+def test_l2_a_full_disk(held, old_run, tmp_path):
+    """What was there is there."""
+    out, before = (old_run, contents(old_run)) if held else (tmp_path / "new", {})
+    full = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *SCRIPT, "--overwrite", "--out", str(out)]
+    done = subprocess.run(full, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert ("kept" in done.stderr) == held and contents(out) == before
+
+
+def test_l3_the_model_is_saved_before_the_test(tmp_path):
+    def batches(s, size, stream, step=0):
+        if stream == TEST:
+            raise MemoryError("no memory left")
+        return make_batch(s, size, stream, step)
+
+    make_batch = train_toy.make_batch
+    with mock.patch.object(train_toy, "make_batch", batches):
+        status, _, err = command(*ARGUMENTS, "--out", tmp_path)
+    assert status == 1 and "no memory left" in err and "checkpoint.npz is kept" in err
+    params, _ = memt.load(tmp_path / "model.npz")
+    _, state = train_toy.read_checkpoint(tmp_path)
+    assert state.step == 60 and np.array_equal(memt.flat(params), memt.flat(state.params))
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    status, _, err = command(*ARGUMENTS, "--steps=600", "--lr=1e37", "--out", tmp_path)
+    assert status == 1 and "the loss is not finite at step" in err
+    _, state = train_toy.read_checkpoint(tmp_path)
+    assert np.isfinite(memt.flat(state.params)).all()
 
 
 BAD_ARGUMENTS = {
-    "--task=revers": "revers",
-    "--variant=membottlneck": "'membottleneck'",
-    "--memory=0": "memory is 0",
-    "--memory=x": "'x'",
-    "--length=0": "length is 0",
-    "--symbols=-3": "symbols is -3",
-    "--width=33": "width is 33",
-    "--heads=5": "width is 8: must be even and a multiple of heads (5)",
-    "--hidden=0": "hidden is 0",
-    "--layers=0": "layers is 0",
-    "--batch=100000000000000000000": "below 2**31",
-    "--steps=99999999999": "below 2**31",
-    "--window=2": "window is 2",
+    "--task=revers": "'revers'.*copy.*reverse",
+    "--variant=membottlneck": "'membottlneck'" + "".join(f".*{v}" for v in memt.VARIANTS),
     "--variant=masked --share-controller": "share_controller is True",
     "--variant=transformer --memory=2": "memory is 2",
-    "--steps=0": "steps is 0",
-    "--batch=0": "batch is 0",
-    "--lr=0": "lr is 0.0",
-    "--lr=nan": "lr is nan",
-    "--lr=inf": "lr is inf",
-    "--lr=fast": "'fast'",
-    "--seed=-1": "seed is -1",
-    "--resume --overwrite": "--resume and --overwrite",
-    "--speed=3": "--speed=3",
-    "--mem=3": "--mem=3",
-    "more": "more",
+    "--heads=5": r"width is 8.*\b5\b",
+    "--hidden=2000000000": "allocate",
+    **{f"--{name}=0": f"{name} is 0" for name in ("length", "steps", "batch", "lr", "memory")},
+    **{f"--lr={value}": "lr is |'fast'" for value in ("nan", "inf", "-0.1", "fast")},
+    **{f"--{name}=-3": f"{name} is -3" for name in train_toy.NUMBERS},
+    **{f"--{name}={10**10}": f"{name} is {10**10}" for name in train_toy.NUMBERS},
+    **{f"--{name}=2.5": f"{name}.*'2.5'" for name in train_toy.NUMBERS},
+    **{word: word for word in ("--speed=3", "--mem=3", "more")},
+    "--out=/dev/null/run": "/dev/null",
+    f"--out={train_toy.__file__}": "train_toy.py'",
+    "--out=" + "x" * 5000: "name too long",
 }
 
 
-@pytest.mark.parametrize("arguments, words", BAD_ARGUMENTS.items(), ids=BAD_ARGUMENTS)
-def test_bad_arguments(arguments, words, tmp_path, monkeypatch, capsys):
-    given = [*ARGUMENTS, *arguments.split(), "--out", tmp_path / "run"]
-    assert command(monkeypatch, *given) == 2
-    printed = capsys.readouterr()
-    assert words in printed.err and printed.err.count("\n") == 1 and not printed.out
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("arguments, words", BAD_ARGUMENTS.items(), ids=lambda x: x[:30])
+def test_bad_arguments(arguments, words, tmp_path):
+    """With --overwrite, what was there is there."""
+    (tmp_path / "model.npz").write_text("precious")
+    said = refusal(*ARGUMENTS, "--overwrite", "--out", tmp_path, *arguments.split())
+    assert re.search(words, said) and contents(tmp_path) == {"model.npz": b"precious"}
 
 
-def test_bad_places(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("x")
-    assert command(monkeypatch, *ARGUMENTS, "--out", tmp_path / "file") == 2
-    assert command(monkeypatch, *ARGUMENTS, "--out", tmp_path / "file" / "run") == 2
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/checkpoint.npz").write_bytes(b"broken")
-    assert command(monkeypatch, *ARGUMENTS, "--resume", "--out", tmp_path / "run") == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and "checkpoint.npz' is not a" in errors[2]
-    assert (tmp_path / "run/checkpoint.npz").read_bytes() == b"broken"
+def test_the_directory_by_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, *_ = train_toy.prepare({"task": "copy", "variant": "memctrl", "seed": 3})
+    assert out == Path("runs/copy-memctrl-3") and out.is_dir()
+    assert train_toy.prepare({})[0] == Path("runs/reverse-membottleneck-0")
 
 
-def test_overwriting_with_what_cannot_be_had_loses_nothing(tmp_path, monkeypatch, capsys):
-    arguments = [*ARGUMENTS, "--out", tmp_path / "run"]
-    assert command(monkeypatch, *arguments) == 0
-    before = sorted(os.listdir(tmp_path / "run"))
-    assert command(monkeypatch, *arguments, "--overwrite", "--hidden=2000000000") == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert sorted(os.listdir(tmp_path / "run")) == before
-
-
-def damaged_checkpoint(out, **changes):
-    about = {"settings": asdict(default_settings(**TINY)), "step": 25, "seconds": 1.0, "log": []}
-    vector = memt.flat(train_toy.start(default_settings(**TINY)).params)
-    arrays = {"about": np.array(json.dumps(about | changes)), "m": vector, "v": vector}
-    np.savez(out / "checkpoint.npz", vector=vector, **arrays)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"step": float("inf")},
-        {"log": [[25]]},
-        {"log": 3},
-        {"settings": {"depth": 3}},
-        {"settings": {"hidden": 2_000_000_000}},
-        {"settings": {"width": 16}},
-    ],
-    ids=str,
-)
-def test_a_damaged_checkpoint(changes, tmp_path):
-    damaged_checkpoint(tmp_path)
-    assert train_toy.read_checkpoint(tmp_path)[1].step == 25
-    damaged_checkpoint(tmp_path, **changes)
-    with pytest.raises(ValueError, match=r"checkpoint.npz' is not a checkpoint") as error:
-        train_toy.read_checkpoint(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("stdout", ["closed", "full", "ascii"])
-def test_output_that_nobody_can_read(stdout, tmp_path):
-    """A run is not lost for a line of progress."""
-    run = [*SCRIPT, *ARGUMENTS, "--out", str(tmp_path / "Lauf ü")]
-    target, environment = subprocess.PIPE, dict(os.environ)
-    if stdout == "full" and os.path.exists("/dev/full"):
-        target = open("/dev/full", "w")  # noqa: SIM115
-    if stdout == "closed":
-        code = "import os, runpy, sys; sys.stdout = None; sys.argv = sys.argv[1:]; "
-        run[1:1] = ["-c", code + "runpy.run_path(sys.argv[0], run_name='__main__')"]
-    if stdout == "ascii":
-        environment["PYTHONIOENCODING"] = "ascii"
-    ended = subprocess.run(run, stdout=target, stderr=subprocess.PIPE, env=environment)
-    assert ended.returncode == 0 and ended.stderr == b""
-    assert (tmp_path / "Lauf ü/result.json").exists()
-
-
-def test_help_shows_the_defaults(monkeypatch, capsys):
-    assert command(monkeypatch, "--help") == 0
-    printed = capsys.readouterr().out
+def test_help_shows_the_defaults():
+    status, printed, _ = command("--help")
+    assert status == 0
     for variant in memt.VARIANTS:
-        assert f"{variant:<15} --memory {default_settings(variant).memory}" in printed
+        config = default_settings(variant).config
+        assert f"{variant:<15} --memory {config.memory} --layers {config.layers}" in printed
 
 
-# ---------------------------------------------------------------- the house
+@POSIX
+@pytest.mark.parametrize("output", [">&-", "> /dev/full", "| true", "> /dev/null"])
+def test_output_that_nobody_can_read(output, tmp_path):
+    """A run is not lost for a line of progress, nor for a path that the terminal cannot show."""
+    shell = ["sh", "-c", f'"$@" {output}', "sh", *SCRIPT, "--out", str(tmp_path / "Läufe ü")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(shell, stderr=subprocess.PIPE, env=environment)
+    assert b"Traceback" not in done.stderr
+    assert sorted(os.listdir(tmp_path / "Läufe ü")) == sorted(train_toy.FILES)
 
 
-def test_who_imports_whom():
-    """memt and autograd load NumPy alone, and know nothing of each other."""
-    allowed = {"memt": {"numpy"}, "autograd": {"numpy"}, "train_toy": {"numpy", "memt"}}
-    for module, packages in allowed.items():
-        code = (
-            f"import sys; old = set(sys.modules); import {module}; print(*{{*sys.modules}} - old)"
-        )
-        root = Path(memt.__file__).parent
-        run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-        loaded = {n.partition(".")[0] for n in run.stdout.split()} - {module}
-        loaded = {n for n in loaded if "cython" not in n}  # NumPy's own
-        assert loaded - set(sys.stdlib_module_names) <= packages
+@pytest.mark.parametrize("module, needs", [("memt", ""), ("autograd", ""), ("train_toy", "memt")])
+def test_who_imports_whom(module, needs):
+    """NumPy alone; memt and autograd know nothing of each other."""
+    code = "import numpy, sys; old = {*sys.modules}; "
+    code += f"import {module}; print(*{{*sys.modules}} - old)"
+    root = Path(memt.__file__).parent
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
+    loaded = {n.partition(".")[0] for n in printed.split()} - {module, "numpy"}
+    assert loaded - set(sys.stdlib_module_names) <= {needs}

@@ -1,36 +1,23 @@
-"""Solutions of the exercises of lesson.md that are not functions of memt.py.
+"""Solutions of the exercises that are not functions of memt.py.
 
-The starter file ends with the text below its imports, blanked: see `starter` in tests/grade.py.
+The starter file ends with the text below these imports; starter.py takes the answers out.
 """
 
 import numpy as np
 
-from memt import Array, Config, Params, one_hot, rows_of  # noqa: F401
-
-# the two slips that the starter has in tied_backward: right -> wrong
-PLANTED = {"du = dr * (r > 0)": "du = dr * (dr > 0)", "dw += rows_of(x).T": "dw = rows_of(x).T"}
-
-# what memt.py says and the exercises ask
-SPOILERS = (
-    ": the rows of p sum to 1, so a constant added to dp is lost",
-    ": rows that start equal stay equal",
-    ", a radius of -1",
-    ": the sequence first, then memory",
-    "  # nothing reads the final memory",
-    ": a one-hot product does that",
-)
+from memt import rows_of
 
 # ---------------------------------------------------------------- exercises beside the model
 
 
-def tied_forward(x: Array, w: Array):
+def tied_forward(x, w):
     """y = x + relu(x w) wᵀ: one matrix, used twice. x (..., C), w (C, F) -> (..., C)."""
     r = np.maximum(x @ w, 0)
     return x + r @ w.T, (x, w, r)
 
 
-def tied_backward(dy: Array, cache):
-    """dy (..., C) -> dx (..., C), dw (C, F). Two lines of it are wrong: find and mend them."""
+def tied_backward(dy, cache):
+    """dy (..., C) -> dx (..., C), dw (C, F). Two lines are wrong: find and correct them."""
     x, w, r = cache
     dw = rows_of(dy).T @ rows_of(r)
     dr = dy @ w
@@ -40,8 +27,8 @@ def tied_backward(dy: Array, cache):
     return dx, dw
 
 
-# One symbol of nine, at position 4, is exchanged. At which of the positions 0 to 8 do the logits
-# change? Lists of positions.
+# One symbol of nine, at position 4, is replaced by another. At which of the positions 0 to 8 do
+# the logits change? Lists of positions.
 REACH = {
     "transformer, 1 layer, window 2": [2, 3, 4, 5, 6],
     "masked, 1 layer": [4],
@@ -50,8 +37,8 @@ REACH = {
     "memtransformer, 1 layer, window 0": [4],
 }
 
-# Three memory rows start equal, two others differ from them and from each other. Five rows: how
-# many different ones are there ...
+# Three memory rows start equal; two others differ from them and from each other. Of these five
+# rows, how many different ones are there ...
 EQUAL_ROWS = {
     "in the final memory of a memtransformer": 3,
     "in the final memory of a membottleneck": 3,
@@ -60,8 +47,8 @@ EQUAL_ROWS = {
     "in the gradient of memory, once one of the three has been moved a little": 4,
 }
 
-# Two layers, the loss is read from the sequence. Of which groups of parameters is every gradient
-# exactly zero? Lists of prefixes such as "layers.0.mem" ("controller" where it is shared).
+# Two layers; the loss is computed from the sequence. In which groups of parameters is every
+# gradient exactly zero? Lists of prefixes such as "layers.0.mem" ("controller" where it is shared).
 ZERO_GRADIENTS = {
     "memtransformer": [],
     "memctrl": ["layers.1.mem"],
@@ -69,8 +56,8 @@ ZERO_GRADIENTS = {
     "membottleneck": [],
 }
 
-# A map of attention of a membottleneck after softmax: rows are targets, columns sources, 3 memory
-# rows first. Sequence rows see nothing but memory. Read the answers by eye.
+# An attention map of a membottleneck after softmax: rows are targets, columns are sources, 3 memory
+# rows first. Sequence rows attend to memory only. Read the answers by eye.
 MAP = np.array([
     [0.10, 0.10, 0.10, 0.20, 0.15, 0.15, 0.20],
     [0.00, 0.05, 0.05, 0.05, 0.05, 0.80, 0.00],
@@ -81,7 +68,7 @@ MAP = np.array([
     [0.50, 0.00, 0.50, 0.00, 0.00, 0.00, 0.00],
 ])  # fmt: skip
 
-# Numbers of memory rows count from 0, and so do sequence positions. Shares are sums of weights.
+# Memory rows and sequence positions count from 0. Shares are sums of weights.
 READING = {
     "memory row with the largest share of WRITE": 1,
     "memory row with the largest share of PROCESS": 2,
@@ -91,15 +78,15 @@ READING = {
 }
 
 
-def sort_task(x: Array) -> Array:
+def sort_task(x):
     """A task for train_toy.TASKS: symbols (B, n) -> the same symbols, each row in rising order."""
     return np.sort(x, axis=1)
 
 
-def without(params: Params, config: Config, gone: list[int]) -> tuple[Params, Config]:
-    """A lesion: the model without these memory tokens, the others in their old order.
+def without(params, config, gone):
+    """A lesion: the model without the memory tokens in the list `gone`, the others in their order.
 
-    Returns new params and a new config; leaves the given ones as they are. At least one is left.
+    Returns new params and a new config; leaves the given ones unchanged. At least one is left.
     """
     from dataclasses import replace
 

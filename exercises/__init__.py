@@ -1,0 +1,1 @@
+"""The exercises of lesson.md: what they are, how they are graded, and their solutions."""

@@ -1,0 +1,329 @@
+"""The exercises, in the order of the student's file: an entry each, with its check and its hints.
+
+To add one: write its solution, a function or a dict of predictions, into solutions.py (or take a
+function of memt.py), and here, at its place in the order, one line with `prediction`, or a function
+decorated with `exercise` that raises Wrong, with a hint, unless it is given what is right. Its
+number, the starter file, the command and the tests of all exercises follow. A check of gradients
+calls `judge`; slips are pairs of a hint and a wrong function, and hints.edits makes most of them.
+"""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+import memt
+from autograd import value_and_grad
+from memt import rows_of
+
+from . import hints, solutions
+
+# no two sizes are equal: equal sizes hide a transpose
+B, N, K, M, T, C, HEADS = 2, 6, 7, 5, 9, 12, 3
+CONFIG = memt.Config(symbols=8, width=C, heads=HEADS, hidden=10, layers=1, memory=M)
+UPDATE = memt.role_params(memt.param_shapes(CONFIG), CONFIG, 0)["seq"]  # short name -> shape
+MASK = np.where(np.arange(N * K).reshape(N, K) % 5 == 1, -np.inf, 0)
+
+
+class Wrong(Exception):  # noqa: N818
+    """An answer that is wrong, in words for whoever gave it."""
+
+
+class Exercise(NamedTuple):
+    check: Callable  # of what the student wrote
+    docstring: str | None = None  # of the starter, where the solution's says too much
+    given: Callable | None = None  # whose body the starter has, where it is not empty
+
+
+EXERCISES: dict[str, Exercise] = {}
+
+
+def exercise(name, **more):
+    """Decorator: this function checks that exercise."""
+    return lambda check: EXERCISES.setdefault(name, Exercise(check, **more))
+
+
+def solution(name):
+    """The right answer to an exercise."""
+    return getattr(solutions, name, None) or getattr(memt, name)
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def draw(seed, **shapes):
+    """name -> random numbers, float64."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def judge(function, solution, forward, inputs, slips=(), params=None, nest=dict):
+    """Raise Wrong unless a backward function gives the gradients of forward.
+
+    forward(*inputs) -> outputs, cache; function(*gradients of outputs, cache) -> gradients of
+    inputs. With params, forward takes nest(params) last, and function where to add their gradients.
+    """
+    everything, params = {**inputs, **(params or {})}, params or {}
+
+    def outputs(p):
+        more = [nest({name: p[name] for name in params})] if params else []
+        out, cache = forward(*(p[name] for name in inputs), *more)
+        return out if isinstance(out, tuple) else (out,), cache
+
+    def loss(p):
+        return sum((out * d).sum() for out, d in zip(outputs(p)[0], douts, strict=True))
+
+    outs, cache = outputs(everything)
+    douts = draw(2, **{str(i): out.shape for i, out in enumerate(outs)}).values()
+    run = partial(results, (*douts, cache), list(inputs), params, nest)
+    given, (_, right) = run(function), value_and_grad(loss)(everything)
+    if text := hints.explain(given, right, hints.tried(run, chain(slips, hints.edits(solution)))):
+        raise Wrong(text)
+
+
+def results(arguments, names, params, nest, function):
+    """name -> gradient that a backward function returns or adds, given copies of its arguments.
+
+    Raises Wrong if it changes the cache, or, where it has no params, the gradients.
+    """
+    copies = pickle.loads(pickle.dumps(arguments))
+    kept = copies[-1:] if params else copies
+    before = pickle.dumps(kept)
+    added = {name: np.ones_like(p) for name, p in params.items()}
+    out = function(*copies, nest(added)) if params else function(*copies)
+    if pickle.dumps(kept) != before:
+        raise Wrong("it changes an array that it is given and that is needed again.")
+    out = [out] if len(names) == 1 else out
+    if not isinstance(out, tuple | list) or len(out) != len(names):
+        count = f"{len(out)} results" if isinstance(out, tuple | list) else type(out).__name__
+        raise Wrong(f"it must return {', '.join('d' + name for name in names)}, not {count}.")
+    sums = {name: total - 1 for name, total in added.items()}
+    return {**dict(zip(names, out, strict=True)), **sums}
+
+
+def plain_layernorm(dy, cache):
+    xhat, rstd, g = cache
+    dxhat = dy * g
+    mean = dxhat.mean(axis=-1, keepdims=True)
+    along = (dxhat * xhat).mean(axis=-1, keepdims=True)
+    dx = rstd * (dxhat - mean - xhat * along)
+    return dx, (dy * xhat).sum(axis=(0, 1)), dy.sum(axis=(0, 1))
+
+
+@exercise("layernorm_backward")
+def check_layernorm(function):
+    inputs = draw(1, x=(2, 4, 5), g=(5,), b=(5,))
+    judge(function, plain_layernorm, memt.layernorm_forward, inputs)
+
+
+def plain_softmax(dp, p):
+    total = (dp * p).sum(axis=-1, keepdims=True)
+    return p * (dp - total)
+
+
+SOFTMAX_SLIPS = [
+    (hints.FACTOR, lambda dp, p: p * dp - (dp * p).sum(axis=-1, keepdims=True)),
+    ("diagonal: a score changes every probability of its row.", lambda dp, p: p * (1 - p) * dp),
+    (
+        "mean: what is taken off is the mean of dp weighted by p, not the plain one.",
+        lambda dp, p: p * (dp - dp.mean(axis=-1, keepdims=True)),
+    ),
+]
+
+
+@exercise("softmax_backward", docstring="dp (..., K) -> ds (..., K).")
+def check_softmax(function):
+    judge(function, plain_softmax, memt.softmax_forward, draw(1, s=(2, 4, 5)), SOFTMAX_SLIPS)
+
+
+def attention_slips(cache):
+    wrong, right = partial(hints.with_helpers, memt.attention_backward), memt.softmax_backward
+    mixed = "heads: a reshape alone mixes rows; split_heads and merge_heads transpose, too."
+    yield mixed, wrong(merge_heads=lambda x: x.reshape(len(x), x.shape[2], -1))
+    yield mixed, wrong(split_heads=lambda x, heads: x.reshape(len(x), heads, x.shape[1], -1))
+    scores = cache.q @ cache.k.swapaxes(2, 3)
+    text = "scores: softmax_backward takes the probabilities."
+    yield text, wrong(softmax_backward=lambda dp, p: right(dp, scores))
+
+
+@exercise("attention_backward")
+def check_attention(function):
+    shapes = {"x": (B, N, C), "context": (B, K, C), "wq": (C, C), "wkv": (C, 2 * C), "wo": (C, C)}
+    inputs = draw(1, **shapes)
+    for mask in (None, MASK):
+        forward = partial(memt.attention_forward, heads=HEADS, mask=mask)
+        slips = attention_slips(forward(*inputs.values())[1])
+        judge(function, memt.attention_backward, forward, inputs, slips)
+
+
+@exercise("update_backward")
+def check_update(function):
+    inputs, params = draw(1, x=(B, N, C), context=(B, K, C)), draw(3, **UPDATE)
+    forward = partial(memt.update_forward, heads=HEADS, mask=MASK)
+    judge(function, memt.update_backward, forward, inputs, params=params)
+
+
+def misled(through, dmem, dseq, cache, dparams):
+    """The gradient of what the sequence reads goes past the memory's update, or also `through`."""
+    (old, c_mem), (rows, c_seq) = cache[1]["mem"], cache[1]["seq"]
+    dseq_old, dread = memt.update_backward(dseq, c_seq, dparams["seq"])
+    dmem_old, dboth = memt.update_backward(dmem + through * dread, c_mem, dparams["mem"])
+    dboth[:, rows] += dseq_old
+    dboth[:, old] += dmem_old + dread
+    return dboth[:, : cache[0]], dboth[:, cache[0] :]
+
+
+MISLED = [
+    ("past: the sequence reads the memory after its update, not before.", partial(misled, 0)),
+    ("counted twice: the sequence reads the memory after its update only.", partial(misled, 1)),
+]
+
+
+@exercise(
+    "membottleneck_backward", docstring="Gradients of the new mem and seq -> of the old ones."
+)
+def check_membottleneck(function):
+    def nest(p):
+        return {role: {n: p[f"{role}.{n}"] for n in UPDATE} for role in ("mem", "seq")}
+
+    inputs = draw(1, mem=(B, M, C), seq=(B, T, C))
+    params = draw(3, **{f"{role}.{n}": UPDATE[n] for role in ("mem", "seq") for n in UPDATE})
+    for at in (None, np.array([7, 0, 4])):
+        forward = partial(memt.membottleneck_forward, heads=HEADS, mask=None, at=at)
+        judge(function, memt.membottleneck_backward, forward, inputs, MISLED, params, nest)
+
+
+BUILD_MASK = """(M+T, M+T): 0 where a target row may attend to a source column, -inf where not.
+
+    `window`: sequence rows attend to the sequence rows at most so many positions away; in masked
+    to none, not even themselves. To and from memory rows there is no limit. None: no limit at all,
+    as for membottleneck, whose wiring needs no mask. In this exercise `mask` is None.
+    """
+
+
+@exercise("build_mask", docstring=BUILD_MASK)
+def check_mask(function):
+    for variant, window in (
+        ("transformer", 2),
+        ("memtransformer", 0),
+        ("memctrl", None),
+        ("masked", None),
+    ):
+        memory = 0 if variant == "transformer" else M
+        config = replace(CONFIG, variant=variant, memory=memory, window=window)
+        for dtype in (np.float64, np.float32):
+            mask, right = (f(config, T, dtype, None) for f in (function, memt.build_mask))
+            if mask is None and right is None:
+                continue
+            right = np.zeros((M + T, M + T), dtype) if right is None else right
+            case = f"variant {variant}, M = {memory}, window {window}: "
+            if getattr(mask, "shape", None) != right.shape or mask.dtype != dtype:
+                raise Wrong(f"{case}it must be an array of {right.dtype} of shape {right.shape}.")
+            if not np.isin(mask, (0, -np.inf)).all():
+                raise Wrong(f"{case}it must hold 0 and -inf only.")
+            for row, column in np.argwhere(mask != right):
+                found = f"row {row}, column {column} is {mask[row, column]}"
+                raise Wrong(f"{case}{found}: may that target attend to that source?")
+
+
+def assigned(dmem, dseq, cache):
+    dembed = np.zeros((cache[1], dseq.shape[-1]))
+    dembed[cache[0]] += dseq
+    return dembed, dmem.sum(axis=0)
+
+
+@exercise("embedding_backward")
+def check_embedding(function):
+    # ids are repeated; 4 and the highest, 6, do not occur
+    forward = partial(memt.embedding_forward, np.array([[0, 3, 3, 1, 5], [3, 5, 5, 5, 2]]))
+    slips = [("missing sum: of repeated ids `dembed[tokens] +=` adds one only.", assigned)]
+    judge(function, memt.embedding_backward, forward, draw(1, embed=(7, C), memory=(M, C)), slips)
+
+
+def tied_given(dy, cache):
+    x, w, r = cache
+    dw = rows_of(dy).T @ rows_of(r)
+    dr = dy @ w
+    du = dr * (dr > 0)
+    dw = rows_of(x).T @ rows_of(du)
+    dx = dy + du @ w.T
+    return dx, dw
+
+
+@exercise("tied_backward", given=tied_given)
+def check_tied(function):
+    inputs, slips = draw(1, x=(2, 4, 5), w=(5, 3)), [("both lines are as they were.", tied_given)]
+    judge(function, solutions.tied_backward, solutions.tied_forward, inputs, slips)
+
+
+# ---------------------------------------------------------------- predictions
+
+
+def prediction(name, nudge):
+    """An exercise whose answers are a dict; the nudge follows what is wrong."""
+    EXERCISES[name] = Exercise(partial(compare_answers, solution(name), nudge))
+
+
+def compare_answers(right, nudge, given):
+    """Raise Wrong, naming all wrong answers; NotImplementedError if there are none at all."""
+    if not isinstance(given, dict) or given.keys() != right.keys():
+        raise Wrong(f"it must be a dict with the keys {', '.join(map(repr, right))}.")
+    if all(answer is None for answer in given.values()):
+        raise NotImplementedError
+    wrong = [q for q, answer in right.items() if not equal(given[q], answer)]
+    if wrong:
+        kind = type(right[wrong[0]]).__name__
+        lines = [f"{q!r}: {given[q]!r} is not right" for q in wrong]
+        raise Wrong("\n".join([*lines, f"Each answer is of type {kind}. {nudge}"]))
+
+
+def equal(given, right):
+    """Whether an answer is right: an int, or a list in any order."""
+    if type(given) is list and type(right) is list:
+        return len(given) == len(right) and all(item in given for item in right)
+    return type(given) is type(right) and given == right
+
+
+prediction(
+    "REACH", "Who attends to the changed symbol, and who to those, in this layer or the next?"
+)
+prediction("EQUAL_ROWS", "Equal rows make equal queries. What else could tell rows apart?")
+prediction("ZERO_GRADIENTS", "What does each update feed, up to the logits? Layers count from 0.")
+prediction("READING", "WRITE: memory rows, sequence columns. READ: sequence rows, memory columns.")
+
+
+# ---------------------------------------------------------------- a task and a lesion
+
+
+@exercise("sort_task")
+def check_sort(function):
+    for shape in ((20, 6), (3, 1)):
+        x = np.random.default_rng(1).integers(5, size=shape)
+        answers, right = function(given := x.copy()), np.sort(x, axis=1)
+        if not np.array_equal(given, x):
+            raise Wrong("the input was changed: a task must leave it as it is.")
+        if getattr(answers, "shape", None) != shape or answers.dtype.kind not in "iu":
+            raise Wrong(f"it must return an array of integers of shape {shape}, not {answers!r}.")
+        for row, answer, sorted_row in zip(x, answers, right, strict=True):
+            if not np.array_equal(answer, sorted_row):
+                raise Wrong(f"for {row} your task gives {answer}; right is {sorted_row}.")
+
+
+@exercise("without")
+def check_without(function):
+    config = replace(CONFIG, layers=2)
+    for gone in ([], [1, 3], [3, 1], [0]):
+        params = draw(3, **memt.param_shapes(config))
+        hurt, smaller = function(given := {n: p.copy() for n, p in params.items()}, config, gone)
+        if any(not np.array_equal(given.get(name), p) for name, p in params.items()):
+            raise Wrong("the params that are given must stay unchanged.")
+        right, small = solutions.without(params, config, gone)
+        if vars(smaller) != vars(small):
+            raise Wrong(f"without tokens {gone}: the config is {smaller}, must be {small}.")
+        wrong = [n for n in {**right, **hurt} if not np.array_equal(hurt.get(n), right.get(n))]
+        if wrong:
+            raise Wrong(f"without tokens {gone}, params {wrong} are wrong: rows, their order?")

@@ -1,0 +1,190 @@
+"""What is wrong with a gradient: a table, and the slip whose wrong result is the one given.
+
+A slip is a pair of a hint and a function that makes it. Slips are written beside an exercise, or
+made from the right function by one small edit of its syntax tree: see `edits`.
+"""
+
+import ast
+import inspect
+import itertools
+import textwrap
+import types
+
+import numpy as np
+
+from autograd import gradient_errors
+
+TOLERANCE = 1e-9
+AXIS = "axis: a sum, mean or concatenation runs along the wrong axis."
+FACTOR = "factor: in a term a factor is missing, there twice, or the wrong one (1/C counts, too)."
+GATE = "gate: ReLU passes a gradient where its input was positive; the forward pass decides that."
+LEFT_OUT = "left out: all zeros; nothing arrives, or it is not added in place (`+=`, add_into)."
+ORDER = "order: right gradients in each other's places (returned, unpacked or stacked so)."
+OTHER = """wrong array: one array is in the place of another, or a function that the gradient must
+pass through is left out. Which `d` belongs to which array?"""
+SHAPE = "shape: check the docstring, and write the shape of each array beside its line."
+SIGN = "sign: a term has the wrong sign."
+SUM = "missing sum: what is used for many rows gets the sum of the gradients of all of them."
+TERM = """missing term: a value that reaches the output along several paths gets the sum of what
+comes back along them; one is left out, or overwritten (`=` for `+=`)."""
+TRANSPOSED = "transposed: a product in the wrong order, or a factor of it that is not transposed."
+UNKNOWN = "I do not recognise this slip. Look at what the wrong ones share."
+
+
+def explain(given, right, candidates):
+    """A hint and a table for gradients that are wrong; empty if they are right.
+
+    given, right: name -> array. candidates: pairs of a hint and the gradients that its slip gives.
+    """
+    if complaint := misshapen(given, right):
+        return complaint
+    errors = gradient_errors(given, right)
+    wrong = [name for name, error in errors.items() if not error <= TOLERANCE]
+    if not wrong:
+        return ""
+    candidates = itertools.chain(whole(given, right, wrong), candidates)
+    hint, explained = best_match(given, wrong, candidates)
+    lines = [hint, "", f"{'wrong':<12} {'shape':<12} {'error':>8}  largest at: given, right"]
+    if 0 < len(explained) < len(wrong):
+        lines[0] = f"In {', '.join('d' + name for name in explained)}: {hint}"
+    for name in wrong:
+        a, b = given[name], right[name]
+        i = np.unravel_index(np.argmax(abs(a - b)), a.shape)
+        at = f"{list(map(int, i))}: {a[i]:.6g}, {b[i]:.6g}"
+        lines.append(f"{'d' + name:<12} {a.shape!s:<12} {errors[name]:8.1e}  {at}")
+    good = [f"d{name}" for name in right if name not in wrong]
+    return "\n".join([*lines, f"right: {', '.join(good) or 'none'}"])
+
+
+def misshapen(given, right):
+    """What to say about results that are no float64 arrays of the right shapes; or empty."""
+    for name, a in given.items():
+        if type(a) is not np.ndarray or a.dtype != np.float64:
+            found = f"an array of {a.dtype}" if isinstance(a, np.ndarray) else type(a).__name__
+            return f"d{name} must be an array of float64, not {found}."
+    wrong = [name for name, b in right.items() if given[name].shape != b.shape]
+    if not wrong:
+        return ""
+    a, b = given[wrong[0]].shape, right[wrong[0]].shape
+    hint = TRANSPOSED if a == b[::-1] else SUM if len(a) > len(b) else SHAPE
+    hint = ORDER if any(a == right[name].shape for name in wrong) else hint
+    lines = (f"d{n} has shape {given[n].shape}: must be {right[n].shape}" for n in wrong)
+    return "\n".join([hint, "", *lines])
+
+
+def best_match(given, wrong, candidates):
+    """The hint of the candidate that agrees with most tensors, and which wrong ones it explains."""
+    most, hint, explained = 0, UNKNOWN, []
+    for text, result in candidates:
+        agree = [name for name in given if name in result and same(given[name], result[name])]
+        if len(agree) > most and set(agree) & set(wrong):
+            most, hint, explained = len(agree), text, [name for name in wrong if name in agree]
+        if most == len(given):
+            break
+    return hint, explained
+
+
+def same(a, b):
+    """Equal shapes, and equal numbers up to rounding."""
+    alike = getattr(b, "shape", None) == a.shape
+    return alike and bool(abs(a - b).max() <= TOLERANCE * abs(b).max())
+
+
+# ---------------------------------------------------------------- slips
+
+
+def whole(given, right, wrong):
+    """Hints and gradients of slips in the wrong tensors as a whole."""
+    scales = {n: (given[n] * right[n]).sum() / ((right[n] ** 2).sum() or 1) for n in wrong}
+    for hint, slip in (
+        (LEFT_OUT, lambda n: np.zeros_like(right[n])),
+        (SIGN, lambda n: -right[n]),
+        (FACTOR, lambda n: scales[n] * right[n]),
+        (TRANSPOSED, lambda n: right[n].T),
+    ):
+        yield hint, {**right, **{n: slip(n) for n in wrong}}
+    for one, other in itertools.combinations(wrong, 2):
+        yield ORDER, {**right, one: right[other], other: right[one]}
+
+
+def tried(run, slips):
+    """Pairs of a hint and the gradients by a slip, for the slips that run at all."""
+    for hint, function in slips:
+        try:
+            with np.errstate(all="ignore"):
+                result = run(function)
+        except Exception:
+            continue
+        yield hint, result
+
+
+def with_helpers(function, **helpers):
+    """The function, but it calls these in place of what it calls by those names."""
+    return types.FunctionType(function.__code__, {**function.__globals__, **helpers})
+
+
+def edits(function):
+    """Slips: the function with each single small edit, and with each pair of those of a kind."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    nodes = list(ast.walk(tree))
+    names = {n.id: None for n in nodes if isinstance(n, ast.Name)}
+    names = [name for name in names if name not in function.__globals__]
+    factors = [n.right for n in nodes if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mult)]
+    found = [(hint, {id(n): new}) for n in nodes for hint, new in replacements(n, names, factors)]
+    for kind in (TERM, SIGN, FACTOR):
+        alike = [changes for hint, changes in found if hint is kind]
+        found += [(kind, {**a, **b}) for a, b in itertools.combinations(alike, 2)]
+    found.sort(key=lambda slip: slip[0] is OTHER)  # the vaguest hint last
+    for hint, changes in found:
+        namespace = dict(function.__globals__)
+        edited = ast.fix_missing_locations(rebuilt(tree, changes))
+        exec(compile(edited, "slip", "exec"), namespace)
+        yield hint, namespace[function.__name__]
+
+
+def rebuilt(node, changes):
+    """A copy of a tree with other nodes in the place of some, by their id."""
+    if isinstance(node, list):
+        return [rebuilt(child, changes) for child in node]
+    if not isinstance(node, ast.AST):
+        return node
+    if id(node) in changes:
+        return rebuilt(changes[id(node)], changes)
+    return type(node)(**{name: rebuilt(child, changes) for name, child in ast.iter_fields(node)})
+
+
+def replacements(node, names, factors):
+    """Hint and new node for every small edit of one node, with the names and factors there are."""
+    match node:
+        case ast.BinOp(left, ast.Add() | ast.Sub() as op, right):
+            plus = isinstance(op, ast.Add)
+            yield SIGN, ast.BinOp(left, ast.Sub() if plus else ast.Add(), right)
+            yield from ((TERM, term) for term in ([left, right] if plus else [left]))
+        case ast.BinOp(left, ast.Mult(), right):
+            hint = GATE if isinstance(right, ast.Compare) else FACTOR
+            divided = ast.BinOp(left, ast.Div(), right), ast.BinOp(right, ast.Div(), left)
+            yield from ((hint, new) for new in (left, right, *divided))
+        case ast.BinOp(left, ast.Div(), _):
+            yield FACTOR, left
+        case ast.BinOp(left, ast.MatMult() as op, right):
+            product = ast.BinOp(left, op, right)
+            yield from ((FACTOR, ast.BinOp(product, ast.Mult(), factor)) for factor in factors)
+        case ast.Call(ast.Attribute(value, "mean" | "sum" as name, ctx), _, keywords):
+            name = "sum" if name == "mean" else "mean"
+            yield FACTOR, ast.Call(ast.Attribute(value, name, ctx), [], keywords)
+            yield SUM, ast.Subscript(value, ast.Constant(0), ctx)
+        case ast.keyword("axis"):
+            yield from ((AXIS, ast.keyword("axis", ast.Constant(i))) for i in (0, 1, 2, 3, None))
+        case ast.AugAssign(target, _, value):
+            yield from ((TERM, new) for new in (ast.Pass(), ast.Assign([target], value)))
+        case ast.Call(ast.Name("relu_backward" | "softmax_backward" as name), [first, *_]):
+            yield GATE if name == "relu_backward" else OTHER, first
+        case ast.Tuple(elts):
+            for i, j in itertools.combinations(range(len(elts)), 2):
+                swapped = [elts[{i: j, j: i}.get(k, k)] for k in range(len(elts))]
+                yield ORDER, ast.Tuple(swapped, node.ctx)
+        case ast.Compare(ast.Name(), ops, comparators):
+            for name in names:
+                yield GATE, ast.Compare(ast.Name(name, ast.Load()), ops, comparators)
+        case ast.Name(name, ctx) if name in names:
+            yield from ((OTHER, ast.Name(other, ctx)) for other in names if other != name)

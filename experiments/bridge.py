@@ -1,0 +1,229 @@
+"""A memt model in PyTorch and in x-transformers 2.31.10, and back: copy what you need.
+
+PyTorch, every variant: `to_torch` gives tensors under memt's names, `reference_forward` computes
+with them, `from_torch` brings them back. It is also what memt is tested against, so it shares no
+code with memt.py: heads are cut out one by one, masks are booleans, every row is computed.
+
+x-transformers: transformer, memtransformer, masked, and a window. Not memctrl and membottleneck:
+they have two updates in a layer, an Encoder has one. What x-transformers does otherwise by default
+is set in `x_transformer`: post-LN, LayerNorms with a bias, ReLU, memt's positions and readout, the
+softmax in the type of the weights. It is imported there only; the rest needs torch, NumPy and memt.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+import memt
+
+# ---------------------------------------------------------------- the reference implementation
+
+
+def attention(x, context, p, heads, allowed):
+    C = x.shape[-1]
+    keys, values = p["wkv"].split(C, dim=1)
+    out = 0
+    for h in torch.arange(C).view(heads, -1):  # the columns of one head
+        q, k, v = x @ p["wq"][:, h], context @ keys[:, h], context @ values[:, h]
+        out = out + F.scaled_dot_product_attention(q, k, v, attn_mask=allowed) @ p["wo"][h]
+    return out
+
+
+def update(x, context, p, heads, allowed):
+    C = x.shape[-1:]
+    a = F.layer_norm(x + attention(x, context, p, heads, allowed), C, p["ln1_g"], p["ln1_b"])
+    ff = F.linear(F.relu(F.linear(a, p["w1"].T, p["b1"])), p["w2"].T, p["b2"])
+    return F.layer_norm(a + ff, C, p["ln2_g"], p["ln2_b"])
+
+
+def positions(T, C):
+    table = torch.zeros(T, C, dtype=torch.float64)
+    for t in range(T):
+        for i in range(C // 2):
+            angle = torch.tensor(t, dtype=torch.float64) / 10000 ** (2 * i / C)
+            table[t, 2 * i], table[t, 2 * i + 1] = angle.sin(), angle.cos()
+    return table
+
+
+def allowed_rows(config, T, mask, device):
+    """(M+T, M+T), or (B, M+T, M+T) with a mask: True where a target row may see a source column."""
+    row = torch.arange(config.memory + T, device=device)
+    memory = row < config.memory
+    allowed = memory[:, None] | memory
+    if config.variant != "masked":
+        radius = T if config.window is None else config.window
+        allowed = allowed | ((row[:, None] - row).abs() <= radius)
+    return allowed if mask is None else allowed & mask
+
+
+def reference_forward(tensors, tokens, config, mask=None):
+    """Tensors under memt's names, tokens (B, T) -> logits (B, T, O), final memory (B, M, C).
+
+    mask: a tensor of booleans, as in memt.model_forward. Raises ValueError for an unknown variant.
+    """
+
+    def p(role, layer):
+        prefix = f"layers.{layer}.{role}."
+        if role == "mem" and config.share_controller:
+            prefix = "controller."
+        return {n.removeprefix(prefix): w for n, w in tensors.items() if n.startswith(prefix)}
+
+    M, H, (B, T) = config.memory, config.heads, tokens.shape
+    seq = tensors["embed"][tokens] + positions(T, config.width).to(tensors["embed"])
+    mem = tensors["memory"].expand(B, M, config.width)
+    allowed = allowed_rows(config, T, mask, tokens.device).expand(B, M + T, M + T)
+    for layer in range(config.layers):
+        both = torch.cat([mem, seq], dim=1)
+        if config.variant in ("transformer", "memtransformer", "masked"):
+            both = update(both, both, p("all", layer), H, allowed)
+            mem, seq = both[:, :M], both[:, M:]
+        elif config.variant == "memctrl":
+            mem = update(mem, both, p("mem", layer), H, allowed[:, :M])
+            seq = update(seq, both, p("seq", layer), H, allowed[:, M:])
+        elif config.variant == "membottleneck":
+            mem = update(mem, both, p("mem", layer), H, allowed[:, :M])
+            seq = update(seq, mem, p("seq", layer), H, allowed[:, M:, :M])
+        else:
+            raise ValueError(f"variant is {config.variant!r}: not in the reference implementation")
+    return seq @ tensors["out_w"] + tensors["out_b"], mem
+
+
+def reference_loss_and_grads(params, tokens, targets, config, at=None, mask=None):
+    """What memt.loss_and_grads gives, by PyTorch's autograd: a number, name -> array."""
+    tensors = to_torch(params)
+    mask = None if mask is None else torch.tensor(mask)
+    logits, _ = reference_forward(tensors, torch.tensor(tokens), config, mask)
+    if at is not None:
+        logits = logits[:, torch.tensor(np.arange(tokens.shape[1])[at])]
+    loss = F.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
+    loss.backward()
+    grads = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in tensors.items()}
+    return loss.item(), {n: g.numpy() for n, g in grads.items()}
+
+
+def to_torch(params):
+    """memt -> PyTorch: copies for torch.optim, run by `reference_forward`."""
+    return {name: nn.Parameter(torch.tensor(p)) for name, p in params.items()}
+
+
+def from_torch(tensors, config):
+    """PyTorch -> memt: tensors under memt's names, float32 or float64, of any device.
+
+    Raises ValueError unless they are finite and those of the configuration.
+    """
+    return memt.to_params(config, {n: t.detach().cpu().numpy() for n, t in tensors.items()})
+
+
+# ---------------------------------------------------------------- x-transformers
+
+# memt's name -> theirs, of the whole model and of one layer, in which mh and ff are two of theirs
+MODEL = {
+    "embed": ["token_emb.emb.weight"],
+    "memory": ["memory_tokens"],
+    "out_w": ["to_logits.weight"],
+    "out_b": ["to_logits.bias"],
+}
+LAYER = {
+    "wq": ["{mh}.1.to_q.weight"],
+    "wkv": ["{mh}.1.to_k.weight", "{mh}.1.to_v.weight"],
+    "wo": ["{mh}.1.to_out.weight"],
+    "ln1_g": ["{mh}.0.2.weight"],
+    "ln1_b": ["{mh}.0.2.bias"],
+    "w1": ["{ff}.1.ff.0.0.weight"],
+    "b1": ["{ff}.1.ff.0.0.bias"],
+    "w2": ["{ff}.1.ff.2.weight"],
+    "b2": ["{ff}.1.ff.2.bias"],
+    "ln2_g": ["{ff}.0.2.weight"],
+    "ln2_b": ["{ff}.0.2.bias"],
+}
+
+
+def x_names(config):
+    """memt's name -> theirs: one, or that of the keys and that of the values.
+
+    Raises ValueError for a variant that they do not have.
+    """
+    if config.variant not in ("transformer", "memtransformer", "masked"):
+        raise ValueError(f"variant is {config.variant!r}: x-transformers has one update in a layer")
+    names = {n: theirs for n, theirs in MODEL.items() if n != "memory" or config.memory}
+    for l in range(config.layers):
+        mh, ff = (f"attn_layers.layers.{i}" for i in (2 * l, 2 * l + 1))
+        for n, theirs in LAYER.items():
+            names[f"layers.{l}.all.{n}"] = [t.format(mh=mh, ff=ff) for t in theirs]
+    return names
+
+
+def x_transformer(config):
+    """Their model of this shape, with random weights."""
+    from x_transformers import Encoder, TransformerWrapper
+
+    C, H = config.width, config.heads
+    layers = Encoder(
+        dim=C,
+        depth=config.layers,
+        heads=H,
+        attn_dim_head=C // H,
+        ff_mult=(config.hidden + 0.5) / C,  # they round C · ff_mult down
+        pre_norm=False,
+        norm_add_unit_offset=False,
+        ff_custom_activation=nn.ReLU(),
+        attn_project_out=True,  # one head would have no wo
+        attn_flash=True,  # otherwise the softmax is float32, whatever the weights are
+    )
+    for norms, _, _ in layers.layers:
+        norms[2] = nn.LayerNorm(C)  # theirs has no bias
+    return TransformerWrapper(
+        num_tokens=config.symbols + 1,
+        max_seq_len=0,
+        num_memory_tokens=config.memory,
+        attn_layers=layers,
+        to_logits=nn.Linear(C, config.outputs or config.symbols),
+    )
+
+
+def to_x_transformers(params, config):
+    """memt -> x-transformers: a copy in the same float type, run by `x_forward`.
+
+    Raises ValueError unless the parameters are those of the configuration, and for memctrl and
+    membottleneck.
+    """
+    names, params = x_names(config), memt.to_params(config, params)
+    net, state = x_transformer(config), {}
+    for name, theirs in names.items():
+        w = params[name] if name in ("embed", "memory") else params[name].T  # Linear stores wᵀ
+        state |= zip(theirs, torch.tensor(w).chunk(len(theirs)), strict=True)
+    net.to(state["to_logits.bias"].dtype).load_state_dict(state)
+    return net
+
+
+def from_x_transformers(tensors, config):
+    """x-transformers -> memt: `net.state_dict()`, or gradients under the same names.
+
+    Raises ValueError unless they are those of the configuration.
+    """
+    names = x_names(config)
+    right = {theirs for pair in names.values() for theirs in pair}
+    for name in sorted(right ^ tensors.keys()):
+        found = "missing" if name in right else "unexpected"
+        raise ValueError(f"tensor {name!r} is {found}: must be those of this config, and no other")
+    found = {"memory": tensors["token_emb.emb.weight"][:0]}  # (0, C) where they have none
+    for name, theirs in names.items():
+        w = torch.cat([tensors[n] for n in theirs])
+        found[name] = w if name in ("embed", "memory") else w.t()
+    return from_torch(found, config)
+
+
+def x_forward(net, tokens, config):
+    """Tokens (B, T), on the device of net -> logits (B, T, O), final memory (B, M, C)."""
+    if net.num_memory_tokens != config.memory:
+        raise ValueError(f"memory is {config.memory}: the net has {net.num_memory_tokens}")
+    (B, T), like = tokens.shape, net.token_emb.emb.weight
+    limited = config.variant == "masked" or config.window is not None
+    logits, inner = net(
+        tokens,
+        sum_embeds=positions(T, config.width).to(like),
+        attn_mask=allowed_rows(config, T, None, tokens.device) if limited else None,
+        return_intermediates=True,
+    )
+    return logits, inner.memory_tokens if config.memory else like.new_zeros(B, 0, config.width)

@@ -1,0 +1,324 @@
+"""Stress tests that take minutes. Needs torch; POSIX only.
+
+    python -m experiments.stress configurations    # 300 random models against PyTorch
+    python -m experiments.stress training          # 20,000 steps of every variant, twice
+    python -m experiments.stress interruptions     # 50 runs for each way to cut one short
+    python -m experiments.stress fuzz              # 50,000 damaged files for memt.load
+
+--count: how many; --seed: where the random numbers start. Number i has seed + i, so that
+`--seed S --count 1` repeats what failed with seed S. Exit status 1: something failed.
+"""
+
+import io
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+import memt
+import train_toy
+from autograd import gradient_errors
+from experiments.bridge import reference_loss_and_grads
+
+# ---------------------------------------------------------------- configurations
+
+ORDINARY, EXTREME = 1e-10, 1e-6  # largest errors allowed
+
+
+def random_config(rng, extreme):
+    """Any variant with any option; an extreme one may have width 2 and a single symbol."""
+    symbols, heads, hidden, layers, outputs = map(int, rng.integers(1, (12, 5, 24, 5, 9)))
+    symbols = 1 if extreme and rng.random() < 0.3 else symbols
+    width = heads * int(rng.choice((2, 4, 6) if extreme else (4, 6, 8)))
+    variant, shape = str(rng.choice(memt.VARIANTS)), (symbols, width, heads, hidden, layers)
+    while True:
+        memory, share = int(rng.integers(40 if extreme else 8)), bool(rng.integers(2))
+        window, head = rng.choice([None, 0, 1, 3]), rng.choice([None, outputs])
+        try:
+            return memt.Config(*shape, memory, variant, share, window, head)
+        except ValueError:  # not every variant has every option
+            continue
+
+
+def random_case(seed):
+    """-> extreme or not, float64 params, then tokens, targets, config, at, mask."""
+    rng, extreme = np.random.default_rng([70, seed]), seed % 2 == 1
+    config, (B, T) = random_config(rng, extreme), rng.integers(1, (4, 12))
+    params = memt.init_params(config, rng, np.float64)
+    memt.flat(params)[:] += 0.3 * rng.standard_normal(memt.flat(params).shape)
+    tokens = rng.integers(config.symbols + 1, size=(B, T))
+    if extreme:
+        make_extreme(rng, config, params, tokens)
+    some = rng.permutation(T)[: rng.integers(1, T + 1)]
+    at = (None, slice(int(rng.integers(T)), None), some)[rng.integers(3)]
+    mask = rng.random((B, 1, config.memory + T)) < 0.8  # columns that no row may attend to
+    mask[:, :, 0] = True
+    mask = mask if rng.random() < 0.3 and (config.memory or config.window is None) else None
+    shape = B, np.arange(T)[slice(None) if at is None else at].size
+    targets = rng.integers(config.outputs or config.symbols, size=shape)
+    return extreme, params, tokens, targets, config, at, mask
+
+
+def make_extreme(rng, config, params, tokens):
+    """One token throughout; logits, or attention logits, of about 1e4; or none of that."""
+    kind = rng.integers(4)
+    if kind == 0:
+        tokens[:] = tokens[0, 0]
+    logits, _ = memt.model_forward(params, tokens, config)
+    for name, p in params.items():
+        if kind == 1 and name in ("out_w", "out_b"):
+            p *= 1e4 / abs(logits).max()
+        if kind == 2 and name.endswith(".wq"):
+            p *= 1e4 / config.width
+
+
+def difference(a, b):
+    """Largest error of loss and gradients, each by autograd.gradient_errors."""
+    loss = gradient_errors({"loss": np.array(a[0])}, {"loss": np.array(b[0])})
+    return max(*loss.values(), *gradient_errors(a[1], b[1]).values())
+
+
+def configurations(count, seed):
+    """Prints the largest error by variant, and what float32 loses. True if all are small."""
+    torch.set_num_threads(1)
+    found, bad = defaultdict(list), 0
+    for number in range(seed, seed + count):
+        extreme, params, *batch = random_case(number)
+        config, exact = batch[2], memt.loss_and_grads(params, *batch)
+        error = difference(exact, reference_loss_and_grads(params, *batch))
+        found[config.variant, "extreme" if extreme else "ordinary"].append(error)
+        if not error <= (EXTREME if extreme else ORDINARY):
+            bad += 1
+            print(f"seed {number}: {error:.1e} {config}")
+        if not extreme:
+            single = memt.to_params(config, {n: p.astype(np.float32) for n, p in params.items()})
+            error = difference(memt.loss_and_grads(single, *batch), exact)
+            found[config.variant, "float32"].append(error)
+    for (variant, kind), errors in sorted(found.items()):
+        against = "float64" if kind == "float32" else "PyTorch"
+        print(f"{variant:<15} {kind:<8} {len(errors):4} models, error against {against}: "
+              f"median {np.median(errors):.1e}, largest {max(errors):.1e}")  # fmt: skip
+    return not bad
+
+
+# ---------------------------------------------------------------- training
+
+TINY = {"length": 2, "width": 4, "heads": 2, "hidden": 6, "layers": 1, "batch": 4}
+
+
+def peak():
+    """The largest memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def long_run(variant, steps, seed):
+    """Train all steps -> state, growth of the peak of memory after a tenth of them, in MB."""
+    memory = 0 if variant == "transformer" else 2
+    s = train_toy.default_settings(variant, **TINY, memory=memory, steps=steps, seed=seed)
+    with patch.object(train_toy, "SOLVED", 2):  # never
+        for state in train_toy.training(s, train_toy.start(s)):
+            if state.step == max(steps // 10, 1):
+                before = peak()
+    return state, peak() - before
+
+
+def training(count, seed):
+    """Two runs of every variant: finite, equal to the bit, and no growth of memory."""
+    good = True
+    for variant in memt.VARIANTS:
+        (a, grown), (b, _) = (long_run(variant, count, seed) for _ in range(2))
+        same = np.array_equal(memt.flat(a.params), memt.flat(b.params)) and a.log == b.log
+        finite = bool(np.isfinite(memt.flat(a.params)).all() and np.isfinite(a.log).all())
+        good &= same and finite and a.step == count and grown < 2
+        print(f"{variant:<15} seed {seed}: {a.step} steps, loss {a.log[-1][1]:.3f}, finite "
+              f"{finite}, equal bits {same}, memory +{grown:.1f} MB", flush=True)  # fmt: skip
+    return good
+
+
+# ---------------------------------------------------------------- interruptions
+
+# train_toy on a clock that runs 2000 times faster: a checkpoint every 2.5 ms instead of every 5 s,
+# so that many signals arrive while one is written. Pictures are left out for speed.
+SCRIPT = """
+import sys, time, runpy
+clock = time.perf_counter
+time.perf_counter = lambda: 2000 * clock()
+sys.modules["matplotlib"] = None
+runpy.run_path("train_toy.py", run_name="__main__")
+"""
+RUN = "--length=3 --width=8 --heads=2 --hidden=16 --layers=1 --batch=8 --symbols=40 --steps=400"
+WAYS = ("SIGINT", "SIGTERM", "SIGKILL", "full disk")
+
+
+def begin(out, *more, before=()):
+    """Start a small run of train_toy into a directory."""
+    command = [*before, sys.executable, "-c", SCRIPT, *RUN.split(), "--lr=0.01", f"--out={out}"]
+    where = {"cwd": Path(train_toy.__file__).parent, "stdout": subprocess.DEVNULL}
+    return subprocess.Popen([*command, *more], **where, stderr=subprocess.PIPE, text=True)
+
+
+def cut_short(way, rng, out, seconds, size):
+    """Begin a run and end it by a signal or by a full disk -> what it wrote to stderr."""
+    if way == "full disk":  # no file may grow beyond so many blocks of 512 bytes
+        blocks = str(rng.randrange(size // 1024, size // 512 + 1))
+        process = begin(out, before=("sh", "-c", 'ulimit -f $0; exec "$@"', blocks))
+        return process.communicate(timeout=300)[1]
+    process = begin(out)
+    time.sleep(rng.uniform(0, seconds))
+    if process.poll() is not None:  # over before its time: once more, and sooner
+        process.communicate()
+        shutil.rmtree(out)
+        return cut_short(way, rng, out, 0.8 * seconds, size)
+    process.send_signal(getattr(signal, way))
+    return process.communicate(timeout=300)[1]
+
+
+def check_files(out, whole):
+    """Raises unless every file under a final name is whole."""
+    readers = {"checkpoint.npz": lambda path: train_toy.read_checkpoint(path.parent)}
+    readers |= {"model.npz": memt.load, "result.json": lambda path: json.loads(path.read_text())}
+    for name in readers.keys() & {path.name for path in out.glob("*")}:
+        readers[name](out / name)
+    if (out / "log.csv").exists():
+        log = (out / "log.csv").read_text()
+        assert log.endswith("\n") and (whole / "log.csv").read_text().startswith(log), "log.csv"
+
+
+def interruption(way, seed, whole, seconds):
+    """One run cut short and resumed -> 'equal', or what went wrong; and where it was cut."""
+    rng = random.Random(f"{way}{seed}")
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "run"
+        said = cut_short(way, rng, out, seconds, (whole / "checkpoint.npz").stat().st_size)
+        where = "done" if (out / "result.json").exists() else "between"
+        where = "writing" if [*out.glob("*.part")] else where
+        if "Traceback" in said and "KeyboardInterrupt" not in said:  # Python was not yet up
+            return f"traceback: {said.splitlines()[-1]}"
+        try:
+            check_files(out, whole)
+        except Exception as error:
+            return f"damaged: {error}"
+        begin(out, *["--resume"] * (out / "checkpoint.npz").exists()).communicate(timeout=300)
+        for name in ("model.npz", "log.csv"):
+            if (out / name).read_bytes() != (whole / name).read_bytes():
+                return f"not equal: {name}"
+        (_, a), (_, b) = (train_toy.read_checkpoint(d) for d in (out, whole))
+        equal = np.array_equal(a.m, b.m) and np.array_equal(a.v, b.v)
+        return f"equal, {where}" if equal else "not equal: checkpoint.npz"
+
+
+def interruptions(count, seed):
+    """`count` of each way, two at a time."""
+    bad = 0
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as pool:
+        whole, began = Path(directory) / "whole", time.perf_counter()
+        begin(whole).communicate(timeout=300)
+        seconds = time.perf_counter() - began
+        for way in WAYS:
+            one = partial(interruption, way, whole=whole, seconds=seconds)
+            found = Counter(pool.map(one, range(seed, seed + count)))
+            bad += sum(n for what, n in found.items() if not what.startswith("equal"))
+            text = "; ".join(f"{n} {what}" for what, n in sorted(found.items()))
+            print(f"{way:<9} {count} runs: {text}", flush=True)
+    print(f"{len(WAYS) * count} runs cut short, {bad} did not end equal to the uninterrupted one")
+    return not bad
+
+
+# ---------------------------------------------------------------- damaged files for memt.load
+
+SMALL = memt.Config(width=4, heads=2, hidden=3, layers=1, memory=2, symbols=3)
+PIECES = [b"(" * 3000, b"[" * 99999, b"'''", b"-" * 3000, b"{'descr'(((", b"{'descr': 'f4,(', ",
+          b"(99999999999,)", b"'|O'", b"'<f8'", b"True", b"null", b"lambda: 0", b""]  # fmt: skip
+FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
+
+
+def damaged(rng, data):
+    """Cut off, or with up to three pieces replaced; half of them are in the first 128 bytes."""
+    if rng.random() < 0.2:
+        return data[: rng.randrange(len(data))]
+    for _ in range(rng.choice((1, 1, 1, 3))):
+        at, size = (
+            rng.randrange(rng.choice((min(128, len(data)), len(data)))),
+            rng.choice((0, 1, 9)),
+        )
+        data = data[:at] + rng.choice((*PIECES, rng.randbytes(size))) + data[at + size :]
+    return data
+
+
+def damaged_file(seed):
+    """Damage to the whole file, or to one array or the configuration, under a right checksum."""
+    rng, whole = random.Random(seed), io.BytesIO()
+    params = memt.init_params(SMALL, np.random.default_rng(0))
+    arrays = {"config": json.dumps(asdict(SMALL)), **params}
+    hit = rng.choice((None, "config", rng.choice([*params])))
+    with zipfile.ZipFile(whole, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as out:
+        for name, array in arrays.items():
+            np.save(file := io.BytesIO(), array)
+            data = damaged(rng, file.getvalue()) if name == hit else file.getvalue()
+            out.writestr(f"{name}.npy", data)
+    return whole.getvalue() if hit else damaged(rng, whole.getvalue())
+
+
+def load_result(path):
+    """'refused', 'loaded', or what is wrong."""
+    try:
+        params, config = memt.load(path)
+    except ValueError as error:
+        clear = str(error).startswith(repr(str(path))) and "\n" not in str(error)
+        return "refused" if clear and len(str(error)) < 500 else f"unclear: {str(error)[:300]!r}"
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:300]!r}"
+    right = {n: p.shape for n, p in params.items()} == dict(memt.param_shapes(config))
+    return "loaded" if right and np.isfinite(memt.flat(params)).all() else "loaded, but wrong"
+
+
+def fuzz(count, seed):
+    """Every file is refused in one line, or loads as finite parameters; nothing is executed."""
+    executed, found = [], Counter()
+    sys.addaudithook(lambda event, _: executed.append(event) if event in FORBIDDEN else None)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.npz"
+        for number in range(seed, seed + count):
+            path.write_bytes(damaged_file(number))
+            if number == seed + count // 10:
+                before = peak()
+            found[what := load_result(path)] += 1
+            if what not in ("refused", "loaded"):
+                print(f"seed {number}: {what}")
+    grown = peak() - before
+    print(f"{count} files: {dict(found)}, executed {len(executed)}, memory +{grown:.1f} MB")
+    return not executed and grown < 50 and set(found) <= {"refused", "loaded"}
+
+
+STRESS = {"configurations": 300, "training": 20_000, "interruptions": 50, "fuzz": 50_000}
+
+
+def main():
+    """The command."""
+    parser = train_toy.Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=STRESS)
+    parser.add_argument("--count", type=int, help="models, steps, runs of each kind, files")
+    parser.add_argument("--seed", type=int, default=0, help="(0)")
+    given, began = parser.parse_args(), time.perf_counter()
+    good = globals()[given.what](given.count or STRESS[given.what], given.seed)
+    print(f"{'passed' if good else 'FAILED'}, {time.perf_counter() - began:.0f} s")
+    return int(not good)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
