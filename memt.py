@@ -14,6 +14,7 @@ parameters and checks.
 have the float type of the parameters: float32 for training, float64 for gradient checks.
 """
 
+import contextlib
 import functools
 import io
 import json
@@ -26,9 +27,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+
 # ---------------------------------------------------------------- pieces
-
-
 def rows_of(x):
     """(..., C) -> (rows, C): one large matrix product is faster than many small ones."""
     return x.reshape(-1, x.shape[-1])
@@ -53,9 +53,8 @@ def linear_forward(x, w, b=None):
 def linear_backward(dy, cache):
     """dy (..., O) -> dx (..., I), dw (I, O), db (O,), which is None if the forward had no b."""
     x, w, b = cache
-    dy2 = rows_of(dy)
-    dx = (dy2 @ w.T).reshape(x.shape)
-    dw = rows_of(x).T @ dy2
+    dx = (rows_of(dy) @ w.T).reshape(x.shape)
+    dw = rows_of(x).T @ rows_of(dy)
     return dx, dw, None if b is None else column_sum(dy)
 
 
@@ -222,7 +221,7 @@ def shared_backward(dmem, dseq, cache, dparams):
 
 
 def memctrl_forward(mem, seq, params, heads, mask, at):
-    """MemCtrl: mem' = U_mem(mem, [mem; seq]), seq' = U_seq(seq, [mem; seq]), from the old two."""
+    """MemCtrl: mem' = U_mem(mem, [mem; seq]), seq' = U_seq(seq, [mem; seq]), from the old ones."""
     both, M, updates = np.concatenate((mem, seq), axis=1), mem.shape[1], {}
     if at is None:
         mem, c_mem = update_forward(mem, both, params["mem"], heads, part(mask, slice(M)))
@@ -249,11 +248,11 @@ def memctrl_backward(dmem, dseq, cache, dparams):
 def membottleneck_forward(mem, seq, params, heads, mask, at):
     """MemBottleneck: mem' = U_mem(mem, [mem; seq]), then seq' = U_seq(seq, mem')."""
     both, M = np.concatenate((mem, seq), axis=1), mem.shape[1]
-    mem, c_mem = update_forward(mem, both, params["mem"], heads, part(mask, slice(M)))
+    new_mem, c_mem = update_forward(mem, both, params["mem"], heads, part(mask, slice(M)))
     rows = rows_at(at, M)
     to_mem = part(mask, rows, slice(M))
-    seq, c_seq = update_forward(both[:, rows], mem, params["seq"], heads, to_mem)
-    return (mem, seq), (M, {"mem": (slice(M), c_mem), "seq": (rows, c_seq)})
+    new_seq, c_seq = update_forward(both[:, rows], new_mem, params["seq"], heads, to_mem)
+    return (new_mem, new_seq), (M, {"mem": (slice(M), c_mem), "seq": (rows, c_seq)})
 
 
 def membottleneck_backward(dmem, dseq, cache, dparams):
@@ -301,22 +300,18 @@ def build_mask(config, T, dtype, mask=None):
         return None
     M, position = config.memory, np.arange(T)
     allowed = np.ones((M + T, M + T), bool) if mask is None else mask[:, None].copy()
-    if radius is not None:
-        allowed[..., M:, M:] &= np.abs(position[:, None] - position) <= radius
+    allowed[..., M:, M:] &= radius is None or np.abs(position[:, None] - position) <= radius
     must(allowed.any(axis=-1).all(), "mask leaves a row with nothing to attend to")
     return np.where(allowed, 0, -np.inf).astype(dtype)
 
 
 # ---------------------------------------------------------------- the model and its loss
-
-
 @functools.lru_cache(maxsize=64)
 def sinusoids(T, C, dtype):
     """(T, C) fixed positions, sin and cos interleaved (Attention Is All You Need, 3.5)."""
     angle = np.arange(T)[:, None] / 10000 ** (np.arange(0, C, 2) / C)
     table = np.stack((np.sin(angle), np.cos(angle)), axis=2).reshape(T, C).astype(dtype)
-    table.flags.writeable = False
-    return table
+    return np.broadcast_to(table, (T, C))  # read-only: it is shared
 
 
 def embedding_forward(tokens, embed, memory):
@@ -371,12 +366,11 @@ def model_forward(params, tokens, config, at=None, mask=None):
     (mem, seq), c_embedding = embedding_forward(tokens, params["embed"], params["memory"])
     limits = build_mask(config, tokens.shape[1], seq.dtype, mask)
     forward, _, _ = WIRINGS[config.variant]
-    layers = []
+    layers = [None] * config.layers
     for l in range(config.layers):
         wanted = at if l == config.layers - 1 else None
-        p = role_params(params, config, l)
-        (mem, seq), c_layer = forward(mem, seq, p, config.heads, limits, wanted)
-        layers.append(c_layer)
+        own = role_params(params, config, l)
+        (mem, seq), layers[l] = forward(mem, seq, own, config.heads, limits, wanted)
     logits, c_out = linear_forward(seq, params["out_w"], params["out_b"])
     return logits, ModelCache(config, tokens, c_embedding, layers, mem, c_out, logits.shape)
 
@@ -389,7 +383,7 @@ def model_backward(dlogits, cache):
     dseq, dout_w, dout_b = linear_backward(dlogits, c_out)
     dmem = np.zeros_like(mem)  # nothing reads the final memory
     _, backward, _ = WIRINGS[config.variant]
-    for l in reversed(range(config.layers)):
+    for l in reversed(range(config.layers)):  # layers that share a controller add to the same views
         dmem, dseq = backward(dmem, dseq, layers[l], role_params(grads, config, l))
     dembed, dmemory = embedding_backward(dmem, dseq, c_embedding)
     add_into(grads, embed=dembed, memory=dmemory, out_w=dout_w, out_b=dout_b)
@@ -404,8 +398,6 @@ def loss_and_grads(params, tokens, targets, config, at=None, mask=None):
 
 
 # ---------------------------------------------------------------- looking inside
-
-
 def attention_maps(cache):
     """ModelCache -> (L, B, H, M+T, M+T): rows are targets, columns are sources, memory first.
 
@@ -432,8 +424,6 @@ def final_memory(cache):
 
 
 # ---------------------------------------------------------------- configuration and parameters
-
-
 @dataclass(frozen=True)
 class Config:
     """The shape of a model. Token ids are 0 … symbols-1, and one blank, `symbols`.
@@ -461,23 +451,26 @@ class Config:
         check_size("window", 0 if window is None else window, 0)
         check_size("outputs", 1 if self.outputs is None else self.outputs, 1)
         must(M == 0 or v != "transformer", f"memory is {M}: must be 0 in a transformer")
-        even = C % 2 == 0 == C % H
-        must(even, f"width is {C}: must be even and a multiple of heads ({H})")
-        shared = self.share_controller in (False, "mem" in WIRINGS[v][2])
-        must(shared, f"share_controller is {self.share_controller!r}: must be False in {v}")
+        must(C % 2 == 0 and C % H == 0, f"width is {C}: must be even and a multiple of heads ({H})")
+        share, right = self.share_controller, (False, True) if "mem" in WIRINGS[v][2] else (False,)
+        fits = type(share) is bool and share in right
+        must(fits, f"share_controller is {share!r}: must be one of {right} in {v}")
         must(window is None or v not in BOTTLENECKS, f"window is {window}: must be None in {v}")
+
+
+UPDATE_PARAMS = ("wq", "wkv", "wo", "ln1_g", "ln1_b", "w1", "b1", "w2", "b2", "ln2_g", "ln2_b")
 
 
 @functools.lru_cache(maxsize=64)
 def param_shapes(config):
     """Name -> shape of every parameter, in the order in which they are stored."""
     C, F, S, O = config.width, config.hidden, config.symbols, config.outputs or config.symbols
-    update = {"wq": (C, C), "wkv": (C, 2 * C), "wo": (C, C), "ln1_g": (C,), "ln1_b": (C,)}
-    update |= {"w1": (C, F), "b1": (F,), "w2": (F, C), "b2": (C,), "ln2_g": (C,), "ln2_b": (C,)}
+    update = ((C, C), (C, 2 * C), (C, C), (C,), (C,), (C, F), (F,), (F, C), (C,), (C,), (C,))
     shapes = {"embed": (S + 1, C), "memory": (config.memory, C)}
     for l in range(config.layers):
         for prefix in role_names(config, l).values():  # a shared controller comes up more than once
-            shapes |= {f"{prefix}.{name}": shape for name, shape in update.items()}
+            names = (f"{prefix}.{name}" for name in UPDATE_PARAMS)
+            shapes |= zip(names, update, strict=True)
     return MappingProxyType(shapes | {"out_w": (C, O), "out_b": (O,)})
 
 
@@ -489,15 +482,13 @@ def role_names(config, layer):
 
 def role_params(params, config, layer):
     """Role -> short name -> array: what one layer's wiring takes, of parameters or gradients."""
-    return {
-        role: {n.rpartition(".")[2]: a for n, a in params.items() if n.startswith(prefix + ".")}
-        for role, prefix in role_names(config, layer).items()
-    }
+    names = role_names(config, layer).items()
+    return {role: {n: params[f"{prefix}.{n}"] for n in UPDATE_PARAMS} for role, prefix in names}
 
 
 def zero_params(config, dtype=np.float32):
     """Name -> zeros, float32 or float64 (else ValueError), views into one vector: see `flat`."""
-    must(dtype in (np.float32, np.float64), f"dtype is {dtype}: must be float32 or float64")
+    must(dtype in (np.float32, np.float64), f"dtype is {dtype!r}: must be float32 or float64")
     shapes = param_shapes(config)
     vector, params, start = np.zeros(sum(map(math.prod, shapes.values())), dtype), {}, 0
     for name, shape in shapes.items():
@@ -533,17 +524,19 @@ def to_params(config, arrays):
 
 
 def flat(params):
-    """The one vector that all parameters (or gradients) are views of; else raises ValueError."""
-    vector, size = params["embed"].base, sum(p.size for p in params.values())
-    views = vector is not None and all(p.base is vector for p in params.values())
-    one = views and size == vector.size
-    must(one, "params are not views of one vector: make them with init_params or load")
+    """The one vector of which all parameters (or gradients) are views, in their order.
+
+    Raises ValueError where one was replaced, copied, moved or made alone.
+    """
+    vector, arrays = params["embed"].base, [p for p in params.values() if p.size]
+    places = [p.__array_interface__["data"][0] for p in arrays]
+    views = vector is not None and all(p.base is vector and p.flags.contiguous for p in arrays)
+    whole = views and places == sorted(set(places)) and sum(p.size for p in arrays) == vector.size
+    must(whole, "params are not views of one vector: make them with init_params or load")
     return vector
 
 
 # ---------------------------------------------------------------- files
-
-
 def save(path, params, config):
     """Write parameters and configuration to one .npz. Raises ValueError for what load refuses."""
     arrays, text = to_params(config, params), json.dumps(asdict(config))
@@ -551,19 +544,17 @@ def save(path, params, config):
 
 
 def load(path):
-    """Read what `save` wrote -> params, config; raises as `read_npz` does."""
-
-    def build(arrays):
+    """Read what `save` wrote -> params, config; raises as `open_npz` does."""
+    with open_npz(path, "memt model") as arrays:
         config = Config(**json.loads(str(arrays.pop("config"))))
         must(config.layers <= len(arrays), "more layers than parameters")  # before names are made
         return to_params(config, arrays), config
-
-    return read_npz(path, "memt model", build)
 
 
 def atomic_write(path, write):
     """Let `write(file)` fill a temporary file, which replaces `path` only when it is complete."""
     path, content = Path(path).resolve(), io.BytesIO()
+    must(path.is_file() or not path.exists(), f"{str(path)!r} is not a regular file")
     write(content)
     beside = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
     try:
@@ -576,8 +567,9 @@ def atomic_write(path, write):
         beside.unlink(missing_ok=True)
 
 
-def read_npz(path, kind, build):
-    """build(name -> array) of an .npz, without pickle: nothing in the file is executed.
+@contextlib.contextmanager
+def open_npz(path, kind):
+    """All arrays of an .npz by name, without pickle: nothing in the file is executed.
 
     Raises FileNotFoundError, or ValueError in one line for what is damaged or of another kind.
     """
@@ -587,15 +579,13 @@ def read_npz(path, kind, build):
         with np.load(path, allow_pickle=False) as file:
             size = sum(member.file_size for member in file.zip.infolist())  # we never compress
             must(size <= os.path.getsize(path), "it declares more data than it contains")
-            return build(dict(file))
+            yield dict(file)
     except Exception as error:  # damaged bytes make zip, NumPy and its parser raise anything
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"{str(path)!r} is not a {kind}: {why}") from None
 
 
 # ---------------------------------------------------------------- checks
-
-
 def must(condition, message):
     """Raise ValueError unless the condition holds. Messages are made each time: keep them cheap."""
     if not condition:
@@ -623,7 +613,7 @@ def check_params(config, params):
 
 def check_ids(name, ids, size, ndim):
     """ids as an array of integers in 0 … size-1, at least one."""
-    ids = np.asarray(ids)
+    ids = np.array(ids)  # a copy: backward needs it as it is now
     if ids.dtype.kind not in "iu" or ids.ndim != ndim or not ids.size:
         right = f"must be a non-empty {ndim}-D array of integers"
         raise ValueError(f"{name} is {ids.dtype} of shape {ids.shape}: {right}")

@@ -49,7 +49,7 @@ Scores = namedtuple("Scores", "loss symbol exact outputs")  # nats, two accuraci
 
 
 def one_thread():
-    """Ask OpenBLAS, NumPy's matrix library, for one thread: the fastest at these sizes.
+    """Ask OpenBLAS, NumPy's matrix library, for one thread, the fastest here; done on import.
 
     Works even if NumPy was imported before. With another library, set OMP_NUM_THREADS=1 instead.
     """
@@ -64,7 +64,7 @@ one_thread()
 
 
 def keep_heap():
-    """Ask glibc, if in use, to keep freed memory after each step: about 1.5 times as fast."""
+    """Ask glibc, if in use, to keep freed memory after each step: up to 1.5 times as fast."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
@@ -72,8 +72,6 @@ def keep_heap():
 
 
 # ---------------------------------------------------------------- settings and data
-
-
 @dataclass(frozen=True)
 class Settings:
     """Everything that a run depends on. Raises ValueError or TypeError for what cannot work."""
@@ -142,8 +140,6 @@ def evaluate(params, config, batch):
 
 
 # ---------------------------------------------------------------- one step
-
-
 def clip(grad):
     """Clip the gradient's norm at 1 (arXiv 1211.5063), in place.
 
@@ -166,8 +162,6 @@ def adam(vector, grad, m, v, step, lr):
 
 
 # ---------------------------------------------------------------- training
-
-
 @dataclass
 class State:
     """All that changes while training; `log` rows are step, loss, symbol, exact of validation."""
@@ -226,8 +220,6 @@ def training(s, state, batches=None):
 
 
 # ---------------------------------------------------------------- files of a run
-
-
 def write_text(path, text):
     """UTF-8, written atomically."""
     memt.atomic_write(path, lambda file: file.write(text.encode()))
@@ -249,9 +241,8 @@ def write_checkpoint(out, s, state):
 
 
 def read_checkpoint(out):
-    """What write_checkpoint wrote -> settings, state. Raises as memt.read_npz does."""
-
-    def build(arrays):
+    """What write_checkpoint wrote -> settings, state. Raises as memt.open_npz does."""
+    with memt.open_npz(out / "checkpoint.npz", "checkpoint") as arrays:
         about, size = json.loads(str(arrays["about"])), arrays["vector"].size
         s = default_settings(**about["settings"])
         shapes = memt.param_shapes(s.config).values() if s.config.layers <= size else ()
@@ -267,8 +258,6 @@ def read_checkpoint(out):
         must(good, f"step {state.step} does not fit its settings or its log")
         return s, state
 
-    return memt.read_npz(out / "checkpoint.npz", "checkpoint", build)
-
 
 def write_result(out, s, state, scores):
     """result.json: how the run went, its scores on the test stream, its settings."""
@@ -282,8 +271,6 @@ def write_result(out, s, state, scores):
 
 
 # ---------------------------------------------------------------- pictures
-
-
 def mean_maps(params, config, tokens):
     """Attention averaged over sequences: (L, H, M+T, M+T), as in memt.attention_maps."""
     total = 0
@@ -366,8 +353,6 @@ def draw(out, s, state):
 
 
 # ---------------------------------------------------------------- command line
-
-
 def say(text, end="\n"):
     """Print; where nobody can read it (a closed pipe, a full disk), go on without."""
     try:
@@ -443,7 +428,9 @@ def make_parser():
     known("--out", type=Path, help="directory to write to (runs/TASK-VARIANT-SEED)")
     either = parser.add_mutually_exclusive_group().add_argument
     either("--resume", action="store_true", help="continue from the checkpoint in the directory")
-    either("--overwrite", action="store_true", help="replace the run in the directory")
+    either(
+        "--overwrite", action="store_true", help="replace the run in the directory, file by file"
+    )
     return parser
 
 

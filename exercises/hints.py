@@ -87,7 +87,7 @@ def best_match(given, wrong, candidates):
 def same(a, b):
     """Equal shapes, and equal numbers up to rounding."""
     alike = getattr(b, "shape", None) == a.shape
-    return alike and bool(abs(a - b).max() <= TOLERANCE * abs(b).max())
+    return alike and bool(abs(a - b).max() <= TOLERANCE * min(abs(a).max(), abs(b).max()))
 
 
 # ---------------------------------------------------------------- slips

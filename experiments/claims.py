@@ -43,9 +43,12 @@ def main():
     """Exits as common.guarded does."""
     parser = train_toy.Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("documents", nargs="*", type=Path, help="files with the two markers")
+    parser.add_argument("--names", action="store_true", help="only name the experiments")
     args = parser.parse_args()
 
     def work():
+        if args.names:
+            return print(*names(), "animation")
         made = table()
         print(made, end="")
         for path in args.documents:

@@ -39,7 +39,7 @@ def jobs(args):
         {"sweep": sweep, "variant": variant, **BASE, sweep: value, "seed": seed}
         for seed in args.seeds
         for sweep, values in SWEEPS.items()
-        for value in (values[:3] if args.quick else values)
+        for value in (values[:2] if args.quick else values)
         for variant in VARIANTS
         if (sweep, variant) != ("memory", "transformer")
     ]

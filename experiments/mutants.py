@@ -102,12 +102,11 @@ def main():
     shares = [text.partition("=")[::2] for text in given.count]
     if not all(n.isdecimal() and next(draw(group, 0), None) for group, n in shares):
         parser.error(f"--count is {' '.join(given.count)}: must be like memt=120 exercises=40")
-    path = ROOT / "memt.py"
-    if test := killer(path, ast.unparse(ast.parse(path.read_bytes())), "nothing"):
-        sys.exit(f"tests/{test} fails without a mutant: fix it first")
     mutants = [x for group, n in shares for x in islice(draw(group, given.seed), int(n))]
-    pool, killed, tried = ThreadPoolExecutor(given.jobs), 0, 0
+    pool, killed, tried, path = ThreadPoolExecutor(given.jobs), 0, 0, ROOT / "memt.py"
     try:
+        if test := killer(path, ast.unparse(ast.parse(path.read_bytes())), "nothing"):
+            sys.exit(f"tests/{test} fails without a mutant: fix it first")
         for mutant, test in zip(mutants, pool.map(lambda m: killer(*m), mutants), strict=True):
             tried, killed = tried + 1, killed + bool(test)
             print("" if test else f"survived: {mutant[2]}\n", end="", flush=True)

@@ -90,7 +90,8 @@ SLIPS = {  # exercise -> what is replaced -> by what, the start of the hint, and
             "p * dp - total", "factor", "p * (1 - p) * dp", "diagonal"],
         "dp * p": ["dp", "factor", "p", "factor"],
         "(dp * p).sum(axis=-1, keepdims=True)": ["dp.mean(axis=-1, keepdims=True)", "mean",
-            "(dp * p).sum(axis=1, keepdims=True)", "axis", "(dp * p).sum()", "axis"]},
+            "(dp * p).sum(axis=1, keepdims=True)", "axis", "(dp * p).sum()", "axis",
+            "(dp * p).sum(axis=(0, 2), keepdims=True)", "I do not recognise"]},
     "layernorm": {
         LN: ["rstd * (dxhat - xhat * along)", "missing term", "rstd * dxhat", "missing term",
             "rstd * (dxhat - mean)", "missing term",
@@ -101,13 +102,13 @@ SLIPS = {  # exercise -> what is replaced -> by what, the start of the hint, and
         "(dxhat * xhat).mean(axis=-1, keepdims=True)": ["(dxhat * xhat).mean(axis=0)", "axis",
             "(dxhat * xhat).sum(axis=-1, keepdims=True)", "factor"],
         "dxhat.mean(axis=-1, keepdims=True)": ["dxhat.mean()", "axis",
-            "dy.mean(axis=-1, keepdims=True)", "factor"],
+            "dy.mean(axis=-1, keepdims=True)", "wrong array"],
         "dy * xhat": ["dy", "factor", "dy * g", "wrong array"],
         LN_OUT: ["(dx, dy * xhat, dy.sum(axis=(0, 1)))", "missing sum",
             "(dx, dy.sum(axis=(0, 1)), (dy * xhat).sum(axis=(0, 1)))", "order"],
         "xhat, rstd, g = cache": ["g, rstd, xhat = cache", "order"]},
     "attention": {
-        "ds @ k * D**-0.5": ["ds @ k", "factor"],
+        "ds @ k * D**-0.5": ["ds @ k", "factor", "ds * p / p @ k * D**-0.5", "I do not recognise"],
         "ds.swapaxes(2, 3) @ q": ["ds.swapaxes(2, 3) @ q * D**-0.5", "factor"],
         "np.concatenate((dk, dv), axis=1)": ["np.concatenate((dv, dk), axis=1)", "order",
             "np.concatenate((dk, dv), axis=3)", "axis"],
@@ -150,7 +151,8 @@ SLIPS = {  # exercise -> what is replaced -> by what, the start of the hint, and
 def test_slips_get_hints_that_fit(name):
     for old, pairs in SLIPS[name].items():
         for new, hint in zip(pairs[::2], pairs[1::2], strict=True):
-            text = said(f"{name}_backward", edited(f"{name}_backward", old, new))
+            with np.errstate(invalid="ignore"):
+                text = said(f"{name}_backward", edited(f"{name}_backward", old, new))
             assert text.startswith(hint), f"{old} -> {new}\n{text}"
             assert "wrong        shape" in text or "must be (" in text
 
@@ -162,35 +164,33 @@ def test_two_slips_are_planted_and_each_gets_its_hint():
         assert text.startswith(hint)
 
 
-def test_slips_that_are_not_known_or_explain_a_part():
-    text = said("layernorm_backward", edited("layernorm_backward", "dy * xhat", "np.cos(dy)"))
-    assert text.startswith("I do not recognise") and text.endswith("right: dx, db")
-    assert re.search(r"^dg           \(5,\) .* \[\d\]: -?[\d.]+, -?[\d.]+$", text, re.M)
+def changed(name, change):
+    """The solution of a gradient exercise, with other results."""
 
-    def nudged(dy, cache):
-        dx, dg, db = memt.layernorm_backward(dy, cache)
-        dx[1, 2, 3] -= 40
-        return dx, dg, db
+    def function(*args):
+        out = solution(name)(*args)
+        return tuple(change(*out)) if isinstance(out, tuple) else change(out)
 
+    return function
+
+
+def test_a_table_and_what_is_said_of_unknown_slips():
+    text = said("layernorm_backward", changed("layernorm_backward", lambda dx, dg, db: (
+        dx - 40 * (np.arange(40).reshape(2, 4, 5) == 33), dg, db)))  # fmt: skip
+    assert text.startswith("I do not recognise") and text.endswith("right: dg, db")
     assert re.search(
-        r"\[1, 2, 3\]: -?\d\d\.\d+, -?\d\.\d+$", said("layernorm_backward", nudged), re.M
+        r"^dx           \(2, 4, 5\) .* \[1, 2, 3\]: -?\d\d\.\d+, -?\d\.\d+$", text, re.M
     )
-
-    def two_slips(dy, cache):
-        dx, dg, db = memt.layernorm_backward(dy, cache)
-        return np.cos(dx), 3 * dg, db
-
-    assert said("layernorm_backward", two_slips).startswith("In dg: factor")
+    two = changed("layernorm_backward", lambda dx, dg, db: (np.cos(dx), 3 * dg, db))
+    assert said("layernorm_backward", two).startswith("In dg: factor")
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_results_must_be_float64_arrays(name):
     def converted(convert):
-        def function(*args):
-            out = solution(name)(*args)
-            return tuple(map(convert, out)) if isinstance(out, tuple) else convert(out)
-
-        return said(name, function)
+        return said(
+            name, changed(name, lambda *out: list(map(convert, out)) if out[1:] else convert(*out))
+        )
 
     wrong = [np.complex128, np.float32, object]
     for convert in [*(lambda a, t=t: a.astype(t) for t in wrong), list, np.ma.array]:
@@ -201,17 +201,10 @@ def test_results_must_be_float64_arrays(name):
 
 def test_what_is_given_stays_as_it_is():
     def spoiled(name, spoil):
-        def function(*args):
-            out = solution(name)(*args)
-            spoil(*args)
-            return out
+        return said(name, lambda *given: (solution(name)(*given), spoil(*given))[0])
 
-        return said(name, function)
-
-    def fill(*arguments):
-        for array in arguments:
-            if isinstance(array, np.ndarray):
-                array.fill(0)
+    def fill(*given):
+        [array.fill(0) for array in given if isinstance(array, np.ndarray)]
 
     for name in GRADIENTS:  # two are called with gradients that nobody needs again
         free = name in ("update_backward", "membottleneck_backward")
@@ -262,8 +255,8 @@ def lesion(change):
 
 REACH, READING = solutions.REACH, solutions.READING
 OTHERS = [  # exercise, answer, what is said
-    ("REACH", {**REACH, "masked, 1 layer": [], "masked, 2 layers": [4]}, "r': [] is not right"),
-    ("REACH", {**REACH, "masked, 1 layer": [], "masked, 2 layers": [4]}, "s': [4] is not"),
+    ("REACH", {**REACH, "masked, 1 layer": [], "masked, 2 layers": [4]},
+     "'masked, 1 layer': [] is not right\n'masked, 2 layers': [4] is not right\nEach"),
     ("REACH", {**REACH, "masked, 1 layer": (4,)}, "(4,) is not right\nEach answer is of type list"),
     ("REACH", {**REACH, "masked, 1 layer": [4, 4]}, "[4, 4] is not right"),
     ("REACH", {**REACH, "masked, 1 layer": None}, "None is not right"),
@@ -308,9 +301,8 @@ def test_other_answers(name, answer, text):
 
 
 def make_config(variant, **more):
-    return memt.Config(
-        **SIZES, variant=variant, memory=0 if variant == "transformer" else 5, **more
-    )
+    memory = 0 if variant == "transformer" else 5
+    return memt.Config(**SIZES, variant=variant, memory=memory, **more)
 
 
 @pytest.mark.parametrize("question", solutions.REACH)
@@ -338,20 +330,17 @@ def test_equal_rows_are_what_a_model_has():
     grad = memt.loss_and_grads(*case)[1]["memory"]
     found += [different(grad), different(memory - 0.1 * grad)]
     memory[0] += 0.1
-    assert list(solutions.EQUAL_ROWS.values()) == [
-        *found,
-        different(memt.loss_and_grads(*case)[1]["memory"]),
-    ]
+    found.append(different(memt.loss_and_grads(*case)[1]["memory"]))
+    assert list(solutions.EQUAL_ROWS.values()) == found
 
 
 @pytest.mark.parametrize("question", solutions.ZERO_GRADIENTS)
 def test_zero_gradients_are_what_a_model_has(question):
     config = make_config(question.split()[0], layers=2, share_controller="shared" in question)
     _, grads = memt.loss_and_grads(*random_case(config, np.random.default_rng(52)))
+    groups = {name.rpartition(".")[0] for name in grads}
     alive = {name.rpartition(".")[0] for name, g in grads.items() if g.any()}
-    assert solutions.ZERO_GRADIENTS[question] == sorted(
-        {n.rpartition(".")[0] for n in grads} - alive
-    )
+    assert solutions.ZERO_GRADIENTS[question] == sorted(groups - alive)
 
 
 def test_the_readings_of_the_map():
