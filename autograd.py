@@ -226,7 +226,7 @@ def value_and_grad(f: Callable) -> Callable:
         leaves = {name: Tensor(p) for name, p in copies(params).items()}
         out = f(dict(leaves))
         if not isinstance(out, Tensor) or out.shape:
-            found = f"shape {out.shape}" if isinstance(out, Tensor) else type(out).__name__
+            found = f"{type(out).__name__} of shape {getattr(out, 'shape', ())}"
             raise TypeError(f"autograd: f must give a scalar that depends on params, not {found}")
         again, rtol = f(copies(params)), 100 * np.finfo(out.dtype).eps
         if np.shape(again) or not np.isclose(out.value, again, rtol, atol=0, equal_nan=True):

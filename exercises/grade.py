@@ -98,7 +98,7 @@ def run_apart(name, path, limit):
         try:
             reason = wait(process, printed, limit)
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
             process.wait()
         if not answer.exists():

@@ -31,6 +31,7 @@ TRANSPOSED = "transposed: a product in the wrong order, or a factor of it that i
 UNKNOWN = "I do not recognise this slip. Look at what the wrong ones share."
 
 
+@np.errstate(all="ignore")  # what is compared may hold anything
 def explain(given, right, candidates):
     """A hint and a table for gradients that are wrong; empty if they are right.
 
@@ -111,8 +112,7 @@ def tried(run, slips):
     """Pairs of a hint and the gradients by a slip, for the slips that run at all."""
     for hint, function in slips:
         try:
-            with np.errstate(all="ignore"):
-                result = run(function)
+            result = run(function)
         except Exception:
             continue
         yield hint, result

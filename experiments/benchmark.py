@@ -36,20 +36,20 @@ SIZES = {
 
 
 def problem(size, model=memt):
-    """Parameters, tokens, targets, config, and the slice of positions whose logits are wanted."""
+    """Parameters, config, and a batch: tokens, targets, the positions whose logits are wanted."""
     (B, T, M, C, H, hidden, L), _ = SIZES[size]
     config, rng = model.Config(10, C, H, hidden, L, M, "memtransformer"), np.random.default_rng(0)
     tokens, targets = rng.integers(11, size=(B, T)), rng.integers(10, size=(B, T - T // 2))
-    return model.init_params(config, rng), tokens, targets, config, slice(T // 2, T)
+    return model.init_params(config, rng), config, (tokens, targets, slice(T // 2, T))
 
 
-# ------------------------- a contender: a training step, and a function that gives loss, gradients
+# ------------------------- a contender: size -> a function of loss and gradients, a training step
 
 
 def numpy_step(size, old=None, tape=False):
     """memt; an older one; memt's forward with the gradients of the tape."""
     model, toy = load(old) if old else (memt, train_toy)
-    params, tokens, targets, config, at = problem(size, model)
+    params, config, (tokens, targets, at) = problem(size, model)
     vector = model.flat(params)
     m, v, steps = np.zeros_like(vector), np.zeros_like(vector), iter(range(1, sys.maxsize))
 
@@ -68,7 +68,7 @@ def numpy_step(size, old=None, tape=False):
         grad = np.concatenate([g.ravel() for g in grads.values()]) if tape else model.flat(grads)
         toy.adam(vector, grad, m, v, next(steps), 1e-4)
 
-    return step, loss_and_grads
+    return loss_and_grads, step
 
 
 def load(directory):
@@ -81,20 +81,20 @@ def load(directory):
 
 
 def torch_update(x, context, p, heads, fused):
-    q, kv = x @ p["wq"], context @ p["wkv"]
+    """memt.update_forward in idiomatic PyTorch; fused or plain attention."""
+    q, kv, C = x @ p["wq"], context @ p["wkv"], x.shape[-1:]
     q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in (q, *kv.chunk(2, dim=-1)))
     if fused:
         o = F.scaled_dot_product_attention(q, k, v)
     else:
         o = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
-    C = x.shape[-1:]
-    x = F.layer_norm(x + o.transpose(1, 2).flatten(2) @ p["wo"], C, p["ln1_g"], p["ln1_b"])
-    ff = F.linear(F.relu(F.linear(x, p["w1"].T, p["b1"])), p["w2"].T, p["b2"])
-    return F.layer_norm(x + ff, C, p["ln2_g"], p["ln2_b"])
+    a = F.layer_norm(x + o.transpose(1, 2).flatten(2) @ p["wo"], C, p["ln1_g"], p["ln1_b"])
+    ff = F.linear(F.relu(F.linear(a, p["w1"].T, p["b1"])), p["w2"].T, p["b2"])
+    return F.layer_norm(a + ff, C, p["ln2_g"], p["ln2_b"])
 
 
-def torch_loss(params, tokens, targets, positions, config, at, fused=True, only=False):
-    """-> loss, logits; `only` (memtransformer): the last layer computes only the wanted rows."""
+def torch_logits(params, tokens, at, positions, config, fused=True, only=False):
+    """`only` (memtransformer): the last layer computes only the wanted rows."""
     mem, seq = params["memory"].expand(len(tokens), -1, -1), params["embed"][tokens] + positions
     for layer in range(config.layers):
         p, both = memt.role_params(params, config, layer), torch.cat([mem, seq], dim=1)
@@ -106,46 +106,47 @@ def torch_loss(params, tokens, targets, positions, config, at, fused=True, only=
         else:
             both = torch_update(both, both, p["all"], config.heads, fused)
             mem, seq = both[:, : config.memory], both[:, config.memory :]
-    logits = (seq if only else seq[:, at]) @ params["out_w"] + params["out_b"]
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), logits
+    return (seq if only else seq[:, at]) @ params["out_w"] + params["out_b"]
 
 
-def torch_setup(params, config, T):
-    """Tensors, positions, and Adam (its fused form was never slower)."""
+def torch_model(params, config, T, compiled=False, **given):
+    """-> Adam (its fused form was never slower); functions of logits, and of loss and gradients."""
     params = {n: torch.tensor(p, requires_grad=True) for n, p in params.items()}
     adam = torch.optim.Adam(params.values(), lr=1e-4, fused=True)
-    return params, torch.tensor(memt.sinusoids(T, config.width, np.float32)), adam
+    positions = torch.tensor(memt.sinusoids(T, config.width, np.float32))
 
+    def logits(tokens, at):
+        return torch_logits(params, tokens, at, positions, config, **given)
 
-def torch_step(size, compiled=False, **given):
-    """The same model in idiomatic PyTorch."""
-    params, tokens, targets, config, at = problem(size)
-    params, positions, adam = torch_setup(params, config, tokens.shape[1])
-    batch = torch.tensor(tokens), torch.tensor(targets)
-    loss_of = partial(torch_loss, config=config, at=at, **given)
+    def loss_of(tokens, targets, at):
+        return F.cross_entropy(logits(tokens, at).flatten(0, 1), targets.flatten())
+
     loss_of = torch.compile(loss_of) if compiled else loss_of
 
-    def loss_and_grads():
+    def loss_and_grads(tokens, targets, at):
         adam.zero_grad()
-        loss, _ = loss_of(params, *batch, positions)
+        loss = loss_of(tokens, targets, at)
         loss.backward()
         return loss.detach(), {n: p.grad for n, p in params.items()}
 
-    def step():
-        loss_and_grads()
-        adam.step()
+    return adam, logits, loss_and_grads
 
-    return step, loss_and_grads
+
+def torch_step(size, **given):
+    params, config, (tokens, targets, at) = problem(size)
+    adam, _, loss_and_grads = torch_model(params, config, tokens.shape[1], **given)
+    loss_and_grads = partial(loss_and_grads, torch.tensor(tokens), torch.tensor(targets), at)
+    return loss_and_grads, lambda: (loss_and_grads(), adam.step())
 
 
 def faster_torch(size, **given):
     """With plain or with fused attention, whichever is faster."""
-    steps = {fused: torch_step(size, fused=fused, **given)[0] for fused in (False, True)}
+    steps = {fused: torch_step(size, fused=fused, **given)[1] for fused in (False, True)}
     fused = min(steps, key=lambda way: min(timed(steps[way], SIZES[size][1]) for _ in range(4)))
     return torch_step(size, fused=fused, **given)
 
 
-CONTENDERS = {  # name -> its step, and whether freed memory is kept
+CONTENDERS = {  # name -> how to make it, and whether freed memory is kept
     "memt": (numpy_step, True),
     "idiomatic PyTorch": (faster_torch, False),
     "PyTorch, same allocator setting": (faster_torch, True),
@@ -156,7 +157,7 @@ CONTENDERS = {  # name -> its step, and whether freed memory is kept
 
 # ---------------------------------------------------------------- timing in turn
 
-STEPS = []  # in a contender's process: its step
+STEP = []  # in a contender's process
 
 
 def timed(step, n):
@@ -172,17 +173,16 @@ def prepare(size, make, heap):
     torch.set_num_threads(1)
     if heap:
         train_toy.keep_heap()
-    step, loss_and_grads = make(size)
+    loss_and_grads, step = make(size)
     loss, grads = loss_and_grads()
     answer = float(loss), {n: torch.as_tensor(g).numpy().copy() for n, g in grads.items()}
-    STEPS.append(partial(timed, step, SIZES[size][1]))
-    timed(STEPS[0], 3)
+    STEP.append(partial(timed, step, SIZES[size][1]))
+    timed(STEP[0], 3)
     return answer
 
 
 def again():
-    """In a contender's process: seconds of one step."""
-    return STEPS[0]()
+    return STEP[0]()
 
 
 def measure(size, rounds, contenders):
@@ -214,8 +214,27 @@ def products(size):
         return backward(dy, cache)
 
     with patch.object(memt, "linear_backward", watched):
-        numpy_step(size)[1]()
+        numpy_step(size)[0]()
     return lambda: [a @ b for a, b in pairs]
+
+
+def report_steps(size, rounds, contenders):
+    """Ratios of one size."""
+    print(f"\n{size}: batch, T, M, width, heads, hidden, layers = {SIZES[size][0]}")
+    times = measure(size, rounds, contenders)
+    ours = times.pop("memt")
+    print(f"  memt: {spread(1000 * ours)} ms per step; memt's time divided by that of")
+    for name, t in times.items():
+        print(f"    {name:<36} {spread(ours / t)}")
+    step, alone, n = numpy_step(size)[1], products(size), SIZES[size][1]
+    ratios = [timed(step, n) / timed(alone, n) for _ in range(rounds + 1)][1:]
+    print(f"    {'its 2-D matrix products alone':<36} {spread(ratios)}")
+
+
+def spread(values):
+    """Median and interquartile range."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
 # ---------------------------------------------------------------- the main job as a whole process
@@ -232,32 +251,28 @@ print(state.step, flush=True)
 
 
 def torch_job(seed):
-    """The same by PyTorch: model, start, batches, schedule, clipping, rule to stop."""
+    """The same by PyTorch, called by train_toy's own loop: same start, batches and schedule."""
     torch.set_num_threads(1)
     s = train_toy.default_settings(seed=seed)
-    state = train_toy.start(s)
-    params, positions, adam = torch_setup(state.params, s.config, 2 * s.length)
+    start = train_toy.start(s).params
+    adam, logits, loss_and_grads = torch_model(start, s.config, 2 * s.length)
+    tensors = adam.param_groups[0]["params"]
 
-    def forward(size, stream):
-        tokens, targets, at, _ = train_toy.make_batch(s, size, stream, state.step)
-        tokens, targets = torch.tensor(tokens), torch.tensor(targets)
-        return *torch_loss(params, tokens, targets, positions, s.config, at), targets
-
-    while not train_toy.finished(s, state):
-        state.step += 1
-        adam.param_groups[0]["lr"] = train_toy.learning_rate(state.step, s.steps, s.lr)
-        adam.zero_grad()
-        forward(s.batch, train_toy.TRAINING)[0].backward()
-        torch.nn.utils.clip_grad_norm_(params.values(), 1.0)
+    def step(_vector, _grad, _m, _v, _step, lr):
+        torch.nn.utils.clip_grad_norm_(tensors, 1.0)
+        adam.param_groups[0]["lr"] = lr
         adam.step()
-        if state.step == 1:
-            print("first", flush=True)
-        if state.step % train_toy.VALIDATE_EVERY == 0 or state.step == s.steps:
-            with torch.no_grad():
-                _, logits, targets = forward(train_toy.VALIDATE_ON, train_toy.VALIDATION)
-            exact = (logits.argmax(-1) == targets).all(1).float().mean().item()
-            state.log.append((state.step, 0.0, 0.0, exact))
-    print(state.step, flush=True)
+
+    def loss_only(_params, tokens, targets, _config, at, _mask):
+        return loss_and_grads(torch.tensor(tokens), torch.tensor(targets), at)[0], start
+
+    def forward(_params, tokens, _config, at, _mask):
+        with torch.no_grad():
+            return logits(torch.tensor(tokens), at).numpy(), None
+
+    train_toy.keep_heap, train_toy.clip, train_toy.adam = lambda: 0, lambda grad: 0, step
+    memt.loss_and_grads, memt.model_forward = loss_only, forward
+    exec(MEMT_JOB.format(seed))
 
 
 def whole_process(code, directory):
@@ -275,31 +290,11 @@ def report_jobs(runs, old):
     torch_code = "from experiments.benchmark import torch_job; torch_job({})"
     jobs = {"memt": (MEMT_JOB, "."), "PyTorch": (torch_code, ".")}
     jobs |= {f"memt of {old}": (MEMT_JOB, old)} if old else {}
-    rows = [
-        [whole_process(code.format(seed), directory) for code, directory in jobs.values()]
-        for seed in range(runs)
-    ]
+    rows = [[whole_process(c.format(n), d) for c, d in jobs.values()] for n in range(runs)]
+    print("\nthe main job as a whole process")
     for name, (first, solved, steps) in zip(jobs, np.transpose(rows, (1, 2, 0)), strict=True):
         print(f"  {name}: first step after {spread(first)} s, solved after {spread(solved)} s "
               f"and {spread(steps)} steps")  # fmt: skip
-
-
-def spread(values):
-    """Median and interquartile range."""
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
-
-
-def report_steps(size, rounds, contenders):
-    """Ratios of one size."""
-    print(f"\n{size}: batch, T, M, width, heads, hidden, layers = {SIZES[size][0]}")
-    times = measure(size, rounds, contenders)
-    print(f"  memt: {spread(1000 * times['memt'])} ms per step; memt's time divided by that of")
-    for name, t in times.items():
-        print(f"    {name:<36} {spread(times['memt'] / t)}")
-    step, alone, n = numpy_step(size)[0], products(size), SIZES[size][1]
-    ratios = [timed(step, n) / timed(alone, n) for _ in range(rounds + 1)][1:]
-    print(f"    {'its 2-D matrix products alone':<36} {spread(ratios)}")
 
 
 def main():
@@ -310,6 +305,8 @@ def main():
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES], help="(all)")
     parser.add_argument("--old", help="directory of another memt.py and train_toy.py")
     given, contenders = parser.parse_args(), dict(CONTENDERS)
+    if given.old and not os.path.exists(f"{given.old}/memt.py"):
+        parser.error(f"--old is {given.old!r}: must be a directory with memt.py and train_toy.py")
     if given.old:
         contenders[f"memt of {given.old}"] = (partial(numpy_step, old=given.old), True)
     if hasattr(os, "sched_setaffinity"):  # also for the processes that it starts
@@ -319,7 +316,6 @@ def main():
     for size in given.sizes:
         report_steps(size, given.rounds, contenders)
     if given.runs:
-        print("\nthe main job as a whole process")
         report_jobs(given.runs, given.old)
 
 

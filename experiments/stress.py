@@ -37,33 +37,37 @@ from experiments.bridge import reference_loss_and_grads
 
 # ---------------------------------------------------------------- configurations
 
-ORDINARY, EXTREME = 1e-10, 1e-6  # largest errors allowed
+BOUNDS = {"ordinary": 1e-10, "extreme": 1e-6}  # largest errors allowed
 
 
 def random_config(rng, extreme):
     """Any variant with any option; an extreme one may have width 2 and a single symbol."""
     symbols, heads, hidden, layers, outputs = map(int, rng.integers(1, (12, 5, 24, 5, 9)))
-    symbols = 1 if extreme and rng.random() < 0.3 else symbols
-    width = heads * int(rng.choice((2, 4, 6) if extreme else (4, 6, 8)))
-    variant, shape = str(rng.choice(memt.VARIANTS)), (symbols, width, heads, hidden, layers)
+    shape = symbols, heads * int(rng.choice((2, 4, 6) if extreme else (4, 6, 8))), heads
+    variant = str(rng.choice(memt.VARIANTS))
     while True:
         memory, share = int(rng.integers(40 if extreme else 8)), bool(rng.integers(2))
-        window, head = rng.choice([None, 0, 1, 3]), rng.choice([None, outputs])
+        options = share, rng.choice([None, 0, 1, 3]), rng.choice([None, outputs])
         try:
-            return memt.Config(*shape, memory, variant, share, window, head)
+            return memt.Config(*shape, hidden, layers, memory, variant, *options)
         except ValueError:  # not every variant has every option
             continue
 
 
 def random_case(seed):
-    """-> extreme or not, float64 params, then tokens, targets, config, at, mask."""
+    """-> ordinary or extreme, float64 params, then tokens, targets, config, at, mask.
+
+    Extreme: one token throughout, attention logits or logits of about 1e4, or none of that.
+    """
     rng, extreme = np.random.default_rng([70, seed]), seed % 2 == 1
     config, (B, T) = random_config(rng, extreme), rng.integers(1, (4, 12))
     params = memt.init_params(config, rng, np.float64)
     memt.flat(params)[:] += 0.3 * rng.standard_normal(memt.flat(params).shape)
     tokens = rng.integers(config.symbols + 1, size=(B, T))
-    if extreme:
-        make_extreme(rng, config, params, tokens)
+    kind = rng.choice(("tokens", ".wq", "out_w", "none")) if extreme else "none"
+    tokens[:] = tokens[0, 0] if kind == "tokens" else tokens
+    for name, p in params.items():
+        p *= 1e4 / config.width if name.endswith(kind) else 1
     some = rng.permutation(T)[: rng.integers(1, T + 1)]
     at = (None, slice(int(rng.integers(T)), None), some)[rng.integers(3)]
     mask = rng.random((B, 1, config.memory + T)) < 0.8  # columns that no row may attend to
@@ -71,44 +75,28 @@ def random_case(seed):
     mask = mask if rng.random() < 0.3 and (config.memory or config.window is None) else None
     shape = B, np.arange(T)[slice(None) if at is None else at].size
     targets = rng.integers(config.outputs or config.symbols, size=shape)
-    return extreme, params, tokens, targets, config, at, mask
-
-
-def make_extreme(rng, config, params, tokens):
-    """One token throughout; logits, or attention logits, of about 1e4; or none of that."""
-    kind = rng.integers(4)
-    if kind == 0:
-        tokens[:] = tokens[0, 0]
-    logits, _ = memt.model_forward(params, tokens, config)
-    for name, p in params.items():
-        if kind == 1 and name in ("out_w", "out_b"):
-            p *= 1e4 / abs(logits).max()
-        if kind == 2 and name.endswith(".wq"):
-            p *= 1e4 / config.width
-
-
-def difference(a, b):
-    """Largest error of loss and gradients, each by autograd.gradient_errors."""
-    loss = gradient_errors({"loss": np.array(a[0])}, {"loss": np.array(b[0])})
-    return max(*loss.values(), *gradient_errors(a[1], b[1]).values())
+    return "extreme" if extreme else "ordinary", params, tokens, targets, config, at, mask
 
 
 def configurations(count, seed):
-    """Prints the largest error by variant, and what float32 loses. True if all are small."""
+    """Prints the errors of gradients by variant, and what float32 loses. True if within bounds."""
     torch.set_num_threads(1)
     found, bad = defaultdict(list), 0
     for number in range(seed, seed + count):
-        extreme, params, *batch = random_case(number)
-        config, exact = batch[2], memt.loss_and_grads(params, *batch)
-        error = difference(exact, reference_loss_and_grads(params, *batch))
-        found[config.variant, "extreme" if extreme else "ordinary"].append(error)
-        if not error <= (EXTREME if extreme else ORDINARY):
+        kind, params, *batch = random_case(number)
+        config, (loss, grads) = batch[2], memt.loss_and_grads(params, *batch)
+        reference, right = reference_loss_and_grads(params, *batch)
+        error = max(
+            abs(loss - reference) / max(1, abs(loss)), *gradient_errors(grads, right).values()
+        )
+        found[config.variant, kind].append(error)
+        if not error <= BOUNDS[kind]:
             bad += 1
             print(f"seed {number}: {error:.1e} {config}")
-        if not extreme:
-            single = memt.to_params(config, {n: p.astype(np.float32) for n, p in params.items()})
-            error = difference(memt.loss_and_grads(single, *batch), exact)
-            found[config.variant, "float32"].append(error)
+        if kind == "ordinary":
+            single = {n: p.astype(np.float32) for n, p in params.items()}
+            _, rough = memt.loss_and_grads(memt.to_params(config, single), *batch)
+            found[config.variant, "float32"].append(max(gradient_errors(rough, grads).values()))
     for (variant, kind), errors in sorted(found.items()):
         against = "float64" if kind == "float32" else "PyTorch"
         print(f"{variant:<15} {kind:<8} {len(errors):4} models, error against {against}: "

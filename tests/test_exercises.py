@@ -105,6 +105,7 @@ SLIPS = {  # exercise -> what is replaced -> by what, the start of the hint, and
             "dy.mean(axis=-1, keepdims=True)", "wrong array"],
         "dy * xhat": ["dy", "factor", "dy * g", "wrong array"],
         LN_OUT: ["(dx, dy * xhat, dy.sum(axis=(0, 1)))", "missing sum",
+            "(dx[0], dy * xhat, dy.sum(axis=(0, 1)))", "shape",
             "(dx, dy.sum(axis=(0, 1)), (dy * xhat).sum(axis=(0, 1)))", "order"],
         "xhat, rstd, g = cache": ["g, rstd, xhat = cache", "order"]},
     "attention": {
