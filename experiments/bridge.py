@@ -23,11 +23,12 @@ import memt
 def attention(x, context, p, heads, allowed):
     C = x.shape[-1]
     keys, values = p["wkv"].split(C, dim=1)
-    out = 0
-    for h in torch.arange(C).view(heads, -1):  # the columns of one head
+
+    def head(h):  # its columns
         q, k, v = x @ p["wq"][:, h], context @ keys[:, h], context @ values[:, h]
-        out = out + F.scaled_dot_product_attention(q, k, v, attn_mask=allowed) @ p["wo"][h]
-    return out
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed) @ p["wo"][h]
+
+    return sum(map(head, torch.arange(C).view(heads, -1)))
 
 
 def update(x, context, p, heads, allowed):

@@ -479,7 +479,7 @@ def test_text_trains_on_nine_tenths_and_is_tested_on_the_last(monkeypatch):
     state.params["out_b"][7] = 1
     p = np.exp(1) / (np.exp(1) + 9)  # of x; y and z get the rest
     chances = (
-        text.held_out(s, state.params, np.full(640, 7)),
+        text.held_out(s, state.params, np.full(703, 7)),
         text.held_out(s, state.params, ids[:640]),
     )
     assert chances == pytest.approx((-np.log2(p), -np.log2((1 - p) / 9)), abs=1e-5)
@@ -658,8 +658,9 @@ def test_one_model_is_read(variant, note, tmp_path, capsys, monkeypatch):
     assert figure.get_suptitle() == f"What attends to what: {variant}\nM = {config.memory}"
     said = capsys.readouterr().out
     maps, paths = attention.look(train_toy.Settings(length=4, config=config), params, 20)
-    share = maps[0, 1, -8:, -8:].sum(axis=1).mean()
-    assert f"    1     2  seq to seq {share:6.1%} " in said
+    share, even = maps[0, 1, -8:, -8:].sum(axis=1).mean(), 8 / (8 + config.memory)
+    even = 0 if variant == "membottleneck" else even
+    assert f"\n    1     2  seq to seq {share:6.1%} {even:6.1%}  " in said
     for path in paths.values():
         ways = path[6, :, :4]  # to slot 3
         symbol, weight = ways.sum(axis=0).argmax(), ways.sum(axis=0).max()
@@ -678,6 +679,12 @@ def test_a_figure_of_the_repository_is_named_before_it_is_redrawn(tmp_path, monk
     assert set(Path().rglob("x.png")) == want
     path = common.place(ARGS, "x.png")
     assert capsys.readouterr().out == f"redraws {path}; --out FOLDER writes elsewhere\n"
+
+
+def test_the_experiments_are_found(capsys):
+    assert call("claims", "--names") == 0
+    found = capsys.readouterr().out.split()
+    assert found == [*EXPERIMENTS, "animation"] and len(found) > 8
 
 
 @pytest.mark.parametrize("document", ("README.md", "experiments/README.md"))
