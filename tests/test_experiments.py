@@ -499,7 +499,10 @@ def test_the_film_has_every_frame_in_one_order_of_memory(tmp_path, monkeypatch):
     np.testing.assert_allclose(scenes[1][0], maps[-1].mean(axis=0)[7:, order])
     np.testing.assert_allclose(scenes[1][1], maps[layer].mean(axis=0)[order, 4:7])
     np.testing.assert_allclose(scenes[1][2], paths[layer].sum(axis=1)[3:, :3])
+    draw, titles = animation.draw_frame, []
+    monkeypatch.setattr(animation, "draw_frame", lambda *a: titles.append(a[1]) or draw(*a))
     animation.draw(s, frames, tmp_path / "x.gif")
+    assert titles[0] == ("READ, layer 2", f"WRITE, layer {layer + 1}", "path = READ · WRITE")
     with Image.open(tmp_path / "x.gif") as image:
         times = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
     assert len(times) >= 4 and sum(times) == pytest.approx(167 * (3 + animation.HOLD), rel=0.1)
@@ -679,6 +682,13 @@ def test_a_figure_of_the_repository_is_named_before_it_is_redrawn(tmp_path, monk
     assert set(Path().rglob("x.png")) == want
     path = common.place(ARGS, "x.png")
     assert capsys.readouterr().out == f"redraws {path}; --out FOLDER writes elsewhere\n"
+
+
+def test_cost_is_measured_by_one_process(monkeypatch):
+    monkeypatch.setattr(
+        common, "main", lambda name, parser: parser.exit(parser.get_default("jobs"))
+    )
+    assert call("cost") == 1
 
 
 def test_the_experiments_are_found(capsys):
