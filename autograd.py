@@ -50,7 +50,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self.value)
 
     def __getitem__(self, index):
-        index = copy.deepcopy(index)  # a Tensor in it refuses
+        index = copy.deepcopy(index)  # raises where it holds a Tensor
 
         def vjp(d):
             dx = np.zeros_like(self.value)
@@ -73,7 +73,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
     def refuse(self, *args, **kwargs):
         raise TypeError("autograd: can't assign to a Tensor, copy it or make it an array or number")
 
-    __setitem__ = __array__ = __float__ = __int__ = __bool__ = __index__ = __complex__ = refuse
+    __setitem__ = __array__ = __bool__ = __index__ = refuse  # __index__ serves int and float too
     __reduce_ex__ = refuse  # serves copy.copy, copy.deepcopy and pickle
 
 

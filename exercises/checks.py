@@ -1,10 +1,10 @@
-"""The exercises, in the order of the student's file: an entry each, with its check and its hints.
+"""The exercises in the order of the student's file, each with its check and its hints.
 
-To add one: write its solution, a function or a dict of predictions, into solutions.py (or take a
-function of memt.py), and here, at its place in the order, one line with `prediction`, or a function
-decorated with `exercise` that raises Wrong, with a hint, unless it is given what is right. Its
-number, the starter file, the command and the tests of all exercises follow. A check of gradients
-calls `judge`; slips are pairs of a hint and a wrong function, and hints.edits makes most of them.
+To add one, write its solution, a function or a dict of predictions, into solutions.py (or choose a
+function of memt.py). Here, at its place in the order, add one line with `prediction`, or a function
+decorated with `exercise` that raises Wrong, with a hint, unless the answer is correct. The number,
+the starter file, the command and the tests follow automatically. A check of gradients calls
+`judge`; slips are pairs of a hint and a wrong function, and hints.edits makes most of them.
 """
 
 import pickle
@@ -30,25 +30,25 @@ MASK = np.where(np.arange(N * K).reshape(N, K) % 5 == 1, -np.inf, 0)
 
 
 class Wrong(Exception):  # noqa: N818
-    """An answer that is wrong, in words for whoever gave it."""
+    """An answer is wrong; the text is for the student."""
 
 
 class Exercise(NamedTuple):
-    check: Callable  # of what the student wrote
-    docstring: str | None = None  # of the starter, where the solution's says too much
-    given: Callable | None = None  # whose body the starter has, where it is not empty
+    check: Callable  # called with what the student wrote
+    docstring: str | None = None  # for the starter, if the solution's says too much
+    given: Callable | None = None  # its body is given in the starter
 
 
 EXERCISES: dict[str, Exercise] = {}
 
 
 def exercise(name, **more):
-    """Decorator: this function checks that exercise."""
+    """Decorator: the function checks the exercise of this name."""
     return lambda check: EXERCISES.setdefault(name, Exercise(check, **more))
 
 
 def solution(name):
-    """The right answer to an exercise."""
+    """The correct answer to an exercise."""
     return getattr(solutions, name, None) or getattr(memt, name)
 
 
@@ -65,7 +65,8 @@ def judge(function, solution, forward, inputs, slips=(), params=None, nest=dict)
     """Raise Wrong unless a backward function gives the gradients of forward.
 
     forward(*inputs) -> outputs, cache; function(*gradients of outputs, cache) -> gradients of
-    inputs. With params, forward takes nest(params) last, and function where to add their gradients.
+    inputs. With params, both take one more argument: forward nest(params), function their gradients
+    so far, to which it adds.
     """
     everything, params = {**inputs, **(params or {})}, params or {}
 
@@ -88,7 +89,7 @@ def judge(function, solution, forward, inputs, slips=(), params=None, nest=dict)
 def results(arguments, names, params, nest, function):
     """name -> gradient that a backward function returns or adds, given copies of its arguments.
 
-    Raises Wrong if it changes the cache, or, where it has no params, the gradients.
+    Raises Wrong if it changes the cache or, without params, the gradients that it is given.
     """
     copies = pickle.loads(pickle.dumps(arguments))
     kept = copies[-1:] if params else copies
@@ -96,11 +97,11 @@ def results(arguments, names, params, nest, function):
     added = {name: np.ones_like(p) for name, p in params.items()}
     out = function(*copies, nest(added)) if params else function(*copies)
     if pickle.dumps(kept) != before:
-        raise Wrong("it changes an array that it is given and that is needed again.")
+        raise Wrong("the function changes an array that it is given and that is needed again.")
     out = [out] if len(names) == 1 else out
     if not isinstance(out, tuple | list) or len(out) != len(names):
         count = f"{len(out)} results" if isinstance(out, tuple | list) else type(out).__name__
-        raise Wrong(f"it must return {', '.join('d' + name for name in names)}, not {count}.")
+        raise Wrong(f"must return {', '.join('d' + name for name in names)}, not {count}.")
     sums = {name: total - 1 for name, total in added.items()}
     return {**dict(zip(names, out, strict=True)), **sums}
 
@@ -129,7 +130,7 @@ SOFTMAX_SLIPS = [
     (hints.FACTOR, lambda dp, p: p * dp - (dp * p).sum(axis=-1, keepdims=True)),
     ("diagonal: a score changes every probability of its row.", lambda dp, p: p * (1 - p) * dp),
     (
-        "mean: what is taken off is the mean of dp weighted by p, not the plain one.",
+        "mean: subtract the mean of dp weighted by p, not the plain mean.",
         lambda dp, p: p * (dp - dp.mean(axis=-1, keepdims=True)),
     ),
 ]
@@ -142,11 +143,11 @@ def check_softmax(function):
 
 def attention_slips(cache):
     wrong, right = partial(hints.with_helpers, memt.attention_backward), memt.softmax_backward
-    mixed = "heads: a reshape alone mixes rows; split_heads and merge_heads transpose, too."
+    mixed = "heads: a reshape alone mixes rows; split_heads and merge_heads also transpose."
     yield mixed, wrong(merge_heads=lambda x: x.reshape(len(x), x.shape[2], -1))
     yield mixed, wrong(split_heads=lambda x, heads: x.reshape(len(x), heads, x.shape[1], -1))
     scores = cache.q @ cache.k.swapaxes(2, 3)
-    text = "scores: softmax_backward takes the probabilities."
+    text = "scores: softmax_backward takes the probabilities, not the scores."
     yield text, wrong(softmax_backward=lambda dp, p: right(dp, scores))
 
 
@@ -168,7 +169,7 @@ def check_update(function):
 
 
 def misled(through, dmem, dseq, cache, dparams):
-    """The gradient of what the sequence reads goes past the memory's update, or also `through`."""
+    """A wrong backward: `dread` bypasses the memory's update; with `through` = 1, it takes both."""
     (old, c_mem), (rows, c_seq) = cache[1]["mem"], cache[1]["seq"]
     dseq_old, dread = memt.update_backward(dseq, c_seq, dparams["seq"])
     dmem_old, dboth = memt.update_backward(dmem + through * dread, c_mem, dparams["mem"])
@@ -179,7 +180,7 @@ def misled(through, dmem, dseq, cache, dparams):
 
 MISLED = [
     ("past: the sequence reads the memory after its update, not before.", partial(misled, 0)),
-    ("counted twice: the sequence reads the memory after its update only.", partial(misled, 1)),
+    ("counted twice: the sequence reads the memory only after its update.", partial(misled, 1)),
 ]
 
 
@@ -199,9 +200,10 @@ def check_membottleneck(function):
 
 BUILD_MASK = """(M+T, M+T): 0 where a target row may attend to a source column, -inf where not.
 
-    `window`: sequence rows attend to the sequence rows at most so many positions away; in masked
-    to none, not even themselves. To and from memory rows there is no limit. None: no limit at all,
-    as for membottleneck, whose wiring needs no mask. In this exercise `mask` is None.
+    `window`: a sequence row attends to sequence rows at most `window` positions away (None: to
+    all). In variant masked it attends to no sequence row, not even to itself. Attention to and from
+    memory rows is never limited. Return None if nothing is limited, as for membottleneck, whose
+    wiring needs no mask. In this exercise `mask` is None.
     """
 
 
@@ -222,9 +224,9 @@ def check_mask(function):
             right = np.zeros((M + T, M + T), dtype) if right is None else right
             case = f"variant {variant}, M = {memory}, window {window}: "
             if getattr(mask, "shape", None) != right.shape or mask.dtype != dtype:
-                raise Wrong(f"{case}it must be an array of {right.dtype} of shape {right.shape}.")
+                raise Wrong(f"{case}must be an array of {right.dtype} of shape {right.shape}.")
             if not np.isin(mask, (0, -np.inf)).all():
-                raise Wrong(f"{case}it must hold 0 and -inf only.")
+                raise Wrong(f"{case}must contain only 0 and -inf.")
             for row, column in np.argwhere(mask != right):
                 found = f"row {row}, column {column} is {mask[row, column]}"
                 raise Wrong(f"{case}{found}: may that target attend to that source?")
@@ -240,7 +242,7 @@ def assigned(dmem, dseq, cache):
 def check_embedding(function):
     # ids are repeated; 4 and the highest, 6, do not occur
     forward = partial(memt.embedding_forward, np.array([[0, 3, 3, 1, 5], [3, 5, 5, 5, 2]]))
-    slips = [("missing sum: of repeated ids `dembed[tokens] +=` adds one only.", assigned)]
+    slips = [("missing sum: for repeated ids, `dembed[tokens] +=` adds only one.", assigned)]
     judge(function, memt.embedding_backward, forward, draw(1, embed=(7, C), memory=(M, C)), slips)
 
 
@@ -256,7 +258,8 @@ def tied_given(dy, cache):
 
 @exercise("tied_backward", given=tied_given)
 def check_tied(function):
-    inputs, slips = draw(1, x=(2, 4, 5), w=(5, 3)), [("both lines are as they were.", tied_given)]
+    slips = [("both wrong lines are still unchanged.", tied_given)]
+    inputs = draw(1, x=(2, 4, 5), w=(5, 3))
     judge(function, solutions.tied_backward, solutions.tied_forward, inputs, slips)
 
 
@@ -264,14 +267,14 @@ def check_tied(function):
 
 
 def prediction(name, nudge):
-    """An exercise whose answers are a dict; the nudge follows what is wrong."""
+    """An exercise whose answers are a dict; the nudge is a hint below the wrong ones."""
     EXERCISES[name] = Exercise(partial(compare_answers, solution(name), nudge))
 
 
 def compare_answers(right, nudge, given):
-    """Raise Wrong, naming all wrong answers; NotImplementedError if there are none at all."""
+    """Raise Wrong, naming all wrong answers; NotImplementedError if no question is answered."""
     if not isinstance(given, dict) or given.keys() != right.keys():
-        raise Wrong(f"it must be a dict with the keys {', '.join(map(repr, right))}.")
+        raise Wrong(f"must be a dict with the keys {', '.join(map(repr, right))}.")
     if all(answer is None for answer in given.values()):
         raise NotImplementedError
     wrong = [q for q, answer in right.items() if not equal(given[q], answer)]
@@ -289,10 +292,10 @@ def equal(given, right):
 
 
 prediction(
-    "REACH", "Who attends to the changed symbol, and who to those, in this layer or the next?"
+    "REACH", "Which rows attend to the changed one, and which to those, in this layer or the next?"
 )
-prediction("EQUAL_ROWS", "Equal rows make equal queries. What else could tell rows apart?")
-prediction("ZERO_GRADIENTS", "What does each update feed, up to the logits? Layers count from 0.")
+prediction("EQUAL_ROWS", "Equal rows give equal queries. What else could make rows differ?")
+prediction("ZERO_GRADIENTS", "Where does each update's output go? Layers count from 0.")
 prediction("READING", "WRITE: memory rows, sequence columns. READ: sequence rows, memory columns.")
 
 
@@ -305,12 +308,12 @@ def check_sort(function):
         x = np.random.default_rng(1).integers(5, size=shape)
         answers, right = function(given := x.copy()), np.sort(x, axis=1)
         if not np.array_equal(given, x):
-            raise Wrong("the input was changed: a task must leave it as it is.")
+            raise Wrong("the input was changed: a task must leave it unchanged.")
         if getattr(answers, "shape", None) != shape or answers.dtype.kind not in "iu":
-            raise Wrong(f"it must return an array of integers of shape {shape}, not {answers!r}.")
+            raise Wrong(f"must return an array of integers of shape {shape}, not {answers!r}.")
         for row, answer, sorted_row in zip(x, answers, right, strict=True):
             if not np.array_equal(answer, sorted_row):
-                raise Wrong(f"for {row} your task gives {answer}; right is {sorted_row}.")
+                raise Wrong(f"for {row}, your task gives {answer}: must be {sorted_row}.")
 
 
 @exercise("without")
@@ -320,10 +323,10 @@ def check_without(function):
         params = draw(3, **memt.param_shapes(config))
         hurt, smaller = function(given := {n: p.copy() for n, p in params.items()}, config, gone)
         if any(not np.array_equal(given.get(name), p) for name, p in params.items()):
-            raise Wrong("the params that are given must stay unchanged.")
+            raise Wrong("the given params were changed: they must stay unchanged.")
         right, small = solutions.without(params, config, gone)
         if vars(smaller) != vars(small):
             raise Wrong(f"without tokens {gone}: the config is {smaller}, must be {small}.")
         wrong = [n for n in {**right, **hurt} if not np.array_equal(hurt.get(n), right.get(n))]
         if wrong:
-            raise Wrong(f"without tokens {gone}, params {wrong} are wrong: rows, their order?")
+            raise Wrong(f"without tokens {gone}, params {wrong} are wrong: rows, or their order?")

@@ -1,13 +1,13 @@
 """The exercises of lesson.md, graded.
 
     python -m exercises.grade start mine.py              write the file to fill in
-    python -m exercises.grade start mine.py softmax      only this exercise is left to be solved
+    python -m exercises.grade start mine.py softmax      leave only this exercise to be solved
     python -m exercises.grade check mine.py              grade every exercise
-    python -m exercises.grade check mine.py 1 attention  some: by number, name or start of a name
+    python -m exercises.grade check mine.py 1 attention  grade some, by number, name or prefix
 
-Exit status: 0 all are solved, 1 not all, 2 nothing was graded. Each exercise runs in a process of
-its own, for at most 60 seconds, or MEMT_LIMIT in the environment. There the other exercises are
-replaced by their solutions: no exercise waits for another.
+Exit status: 0 all are solved, 1 not all, 2 nothing was graded, 130 interrupted. Each exercise runs
+in its own process, for at most 60 seconds (or the number in the environment variable MEMT_LIMIT).
+There, all other exercises are replaced with their solutions: no exercise depends on another.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from .hints import SHAPE
 from .starter import starter
 
 ROOT = Path(__file__).parent.parent
-PRINTED = 1e6  # bytes that a file may print
+PRINTED = 1e6  # bytes that a file may print while it is graded
 CHILD = "import sys; from exercises.grade import child; child(*sys.argv[1:])"
 SOLVED, WRONG, UNWRITTEN = "solved", "wrong", "not written yet"
 
 
 def verdict(name, source, path):
-    """Grade one exercise here: SOLVED, WRONG or UNWRITTEN, and what to say about it."""
+    """Grade one exercise in this process -> SOLVED, WRONG or UNWRITTEN, and a message."""
     try:
         EXERCISES[name].check(students(name, source, path))
     except Wrong as wrong:
@@ -50,31 +50,31 @@ def verdict(name, source, path):
 
 
 def students(name, source, path):
-    """What the student's file defines by that name; the other exercises are solved in it."""
+    """What the student's file defines under this name, with the other exercises solved."""
     module = types.ModuleType("students")
-    sys.modules["students"] = module  # dataclasses look their module up
+    sys.modules["students"] = module  # dataclasses look up their module
     exec(compile(source, path, "exec"), module.__dict__)
     if name not in vars(module):
-        raise Wrong(f"there is no {name} in it.")
+        raise Wrong(f"the file does not define {name}.")
     for other in EXERCISES.keys() - {name}:
         setattr(module, other, solution(other))
     return getattr(module, name)
 
 
 def where(error, path):
-    """The lines of the student's file that an error came through, what it says, and a hint."""
+    """The lines of the student's file in a traceback, the error message, and a hint."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     said = "".join(traceback.format_exception_only(error))[:2000].rstrip()
-    hint = "How many results are on the right, how many names on the left?" * ("unpack" in said)
+    hint = "How many values are on the right, and how many names on the left?" * ("unpack" in said)
     hint = SHAPE if "matmul" in said or "broadcast" in said else hint
     return "".join([*traceback.format_list(frames[-3:]), said, f"\n{hint}" * bool(hint)])
 
 
-# ---------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------- in its own process
 
 
 def child(path, name, answer):
-    """Grade one exercise, write the verdict into the file `answer`, and end this process."""
+    """Grade one exercise, write the verdict to the file `answer`, and end this process."""
     text = "\n".join(verdict(name, Path(path).read_bytes(), path))
     Path(answer).write_text(text, encoding="utf-8", errors="backslashreplace")
     with contextlib.suppress(BaseException):
@@ -83,7 +83,7 @@ def child(path, name, answer):
 
 
 def run_apart(name, path, limit):
-    """`verdict` from another process, which is ended after `limit` seconds with all it started."""
+    """`verdict` in another process, killed after `limit` seconds with every process it started."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
         answer = Path(folder, "verdict")
         process = subprocess.Popen(
@@ -110,28 +110,28 @@ def run_apart(name, path, limit):
 
 
 def wait(process, printed, limit):
-    """Wait until a process ends, or must be ended; say which."""
+    """Wait until a process ends or must be ended -> the reason why there is no verdict."""
     stop = time.monotonic() + limit
     while process.poll() is None:
         if time.monotonic() > stop:
-            return f"it did not end within {limit:g} seconds: is there an endless loop?"
+            return f"the code did not end within {limit:g} seconds: is there an endless loop?"
         if os.fstat(printed.fileno()).st_size > PRINTED:
-            return f"it printed more than {PRINTED / 1e6:g} MB: is there an endless loop?"
+            return f"the code printed more than {PRINTED / 1e6:g} MB: is there an endless loop?"
         time.sleep(0.02)
-    return f"it ended Python itself (exit status {process.returncode})."
+    return f"the code ended Python itself (exit status {process.returncode})."
 
 
 # ---------------------------------------------------------------- the command
 
 
 def matching(word):
-    """The exercises with this number, or a name that starts like this."""
+    """The exercises with this number, this name, or names that start with this word."""
     names = list(EXERCISES)
     found = [name for i, name in enumerate(names, 1) if word in (str(i), name)]
     found = found or [name for name in names if name.lower().startswith(word.lower())]
     if not found:
         numbered = ", ".join(f"{i} {name}" for i, name in enumerate(names, 1))
-        raise argparse.ArgumentTypeError(f"no exercise {word!r}; there are {numbered}")
+        raise argparse.ArgumentTypeError(f"no exercise {word!r}: must be one of {numbered}")
     return found
 
 
@@ -146,10 +146,10 @@ def limit():
 def start(path, names, overwrite):
     """Write the starter file. Raises OSError."""
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: --overwrite replaces it, and what is in it is lost")
+        raise FileExistsError(f"{path} exists: --overwrite replaces it, and its content is lost")
     text = starter(names).encode()
     memt.atomic_write(path, lambda file: file.write(text))
-    say(f"{path}: {len(names)} exercises: {', '.join(names)}")
+    say(f"{path}: {len(names)} exercises to solve: {', '.join(names)}")
     return 0
 
 
@@ -162,7 +162,7 @@ def check(path, names):
         state, text = run_apart(name, path, seconds)
         say(f"{list(EXERCISES).index(name) + 1:>2} {name}: {state}")
         if text:
-            say("    as above" if text == before else textwrap.indent(text, "    "))
+            say("    the same message" if text == before else textwrap.indent(text, "    "))
         left, before = left + [name] * (state != SOLVED), text
     done = f"{len(names) - len(left)} of {len(names)} solved"
     say(f"{done}; not yet: {', '.join(left)}" if left else done)
@@ -179,14 +179,14 @@ def make_parser():
     )
     parser.add_argument("command", choices=["start", "check"])
     parser.add_argument("file", type=Path)
-    parser.add_argument("exercises", nargs="*", type=matching, help="none: all")
+    parser.add_argument("exercises", nargs="*", type=matching, help="which ones (all)")
     parser.add_argument("--overwrite", action="store_true", help="start: replace the file")
     return parser
 
 
 def main():
-    """The command; its exit status."""
-    with contextlib.suppress(AttributeError):  # where there is no stdout
+    """Run the command -> its exit status."""
+    with contextlib.suppress(AttributeError):  # if there is no stdout
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
     args = parser.parse_intermixed_args()

@@ -1,7 +1,7 @@
-"""What is wrong with a gradient: a table, and the slip whose wrong result is the one given.
+"""What is wrong with a gradient: a table, and a hint if a known slip gives the same numbers.
 
-A slip is a pair of a hint and a function that makes it. Slips are written beside an exercise, or
-made from the right function by one small edit of its syntax tree: see `edits`.
+A slip is a pair: a hint, and a function with that mistake. It is written next to an exercise, or
+made from the correct function by small edits of its syntax tree: see `edits`.
 """
 
 import ast
@@ -16,26 +16,26 @@ from autograd import gradient_errors
 
 TOLERANCE = 1e-9
 AXIS = "axis: a sum, mean or concatenation runs along the wrong axis."
-FACTOR = "factor: in a term a factor is missing, there twice, or the wrong one (1/C counts, too)."
-GATE = "gate: ReLU passes a gradient where its input was positive; the forward pass decides that."
-LEFT_OUT = "left out: all zeros; nothing arrives, or it is not added in place (`+=`, add_into)."
-ORDER = "order: right gradients in each other's places (returned, unpacked or stacked so)."
-OTHER = """wrong array: one array is in the place of another, or a function that the gradient must
+FACTOR = "factor: a factor of a term, such as 1/C, is missing, wrong, or used twice."
+GATE = "gate: ReLU passes the gradient where its input was positive in the forward pass."
+LEFT_OUT = "left out: all zeros. Is the gradient computed, and added in place (`+=`, add_into)?"
+ORDER = "order: two correct gradients are swapped where they are returned, unpacked or stacked."
+OTHER = """wrong array: one array is used in place of another, or a function that the gradient must
 pass through is left out. Which `d` belongs to which array?"""
-SHAPE = "shape: check the docstring, and write the shape of each array beside its line."
+SHAPE = "shape: check the docstring, and write the shape of each array next to its line."
 SIGN = "sign: a term has the wrong sign."
-SUM = "missing sum: what is used for many rows gets the sum of the gradients of all of them."
-TERM = """missing term: a value that reaches the output along several paths gets the sum of what
-comes back along them; one is left out, or overwritten (`=` for `+=`)."""
-TRANSPOSED = "transposed: a product in the wrong order, or a factor of it that is not transposed."
-UNKNOWN = "I do not recognise this slip. Look at what the wrong ones share."
+SUM = "missing sum: an array used for many rows gets the sum of the gradients of all of them."
+TERM = """missing term: a value that reaches the output along several paths gets the sum of their
+gradients. One of them is left out, or overwritten (`=` instead of `+=`)."""
+TRANSPOSED = "transposed: a product is in the wrong order, or a factor of it is not transposed."
+UNKNOWN = "This slip is not a known one. What do the wrong gradients have in common?"
 
 
-@np.errstate(all="ignore")  # what is compared may hold anything
+@np.errstate(all="ignore")  # the arrays may hold anything
 def explain(given, right, candidates):
-    """A hint and a table for gradients that are wrong; empty if they are right.
+    """A hint and a table for wrong gradients; empty if all are correct.
 
-    given, right: name -> array. candidates: pairs of a hint and the gradients that its slip gives.
+    given, right: name -> array. candidates: pairs of a hint and the gradients with its slip.
     """
     if complaint := misshapen(given, right):
         return complaint
@@ -45,7 +45,7 @@ def explain(given, right, candidates):
         return ""
     candidates = itertools.chain(whole(given, right, wrong), candidates)
     hint, explained = best_match(given, wrong, candidates)
-    lines = [hint, "", f"{'wrong':<12} {'shape':<12} {'error':>8}  largest at: given, right"]
+    lines = [hint, "", f"{'wrong':<12} {'shape':<12} {'error':>8}  largest error at: given, right"]
     if 0 < len(explained) < len(wrong):
         lines[0] = f"In {', '.join('d' + name for name in explained)}: {hint}"
     for name in wrong:
@@ -58,7 +58,7 @@ def explain(given, right, candidates):
 
 
 def misshapen(given, right):
-    """What to say about results that are no float64 arrays of the right shapes; or empty."""
+    """A complaint about results that are not float64 arrays of the right shapes, or empty."""
     for name, a in given.items():
         if type(a) is not np.ndarray or a.dtype != np.float64:
             found = f"an array of {a.dtype}" if isinstance(a, np.ndarray) else type(a).__name__
@@ -74,7 +74,7 @@ def misshapen(given, right):
 
 
 def best_match(given, wrong, candidates):
-    """The hint of the candidate that agrees with most tensors, and which wrong ones it explains."""
+    """The hint of the candidate that agrees with most tensors; which wrong ones it explains."""
     most, hint, explained = 0, UNKNOWN, []
     for text, result in candidates:
         agree = [name for name in given if name in result and same(given[name], result[name])]
@@ -95,7 +95,7 @@ def same(a, b):
 
 
 def whole(given, right, wrong):
-    """Hints and gradients of slips in the wrong tensors as a whole."""
+    """Hints and gradients for slips that concern the wrong tensors as a whole."""
     scales = {n: (given[n] * right[n]).sum() / ((right[n] ** 2).sum() or 1) for n in wrong}
     for hint, slip in (
         (LEFT_OUT, lambda n: np.zeros_like(right[n])),
@@ -109,7 +109,7 @@ def whole(given, right, wrong):
 
 
 def tried(run, slips):
-    """Pairs of a hint and the gradients by a slip, for the slips that run at all."""
+    """Pairs of a hint and the gradients with its slip, for the slips that run without an error."""
     for hint, function in slips:
         try:
             result = run(function)
@@ -119,12 +119,12 @@ def tried(run, slips):
 
 
 def with_helpers(function, **helpers):
-    """The function, but it calls these in place of what it calls by those names."""
+    """The function, but with these helpers in place of the functions of the same names."""
     return types.FunctionType(function.__code__, {**function.__globals__, **helpers})
 
 
 def edits(function):
-    """Slips: the function with each single small edit, and with each pair of those of a kind."""
+    """Slips: the function with each small edit, and with each pair of edits of the same kind."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     nodes = list(ast.walk(tree))
     names = {n.id: None for n in nodes if isinstance(n, ast.Name)}
@@ -134,7 +134,7 @@ def edits(function):
     for kind in (TERM, SIGN, FACTOR):
         alike = [changes for hint, changes in found if hint is kind]
         found += [(kind, {**a, **b}) for a, b in itertools.combinations(alike, 2)]
-    found.sort(key=lambda slip: slip[0] is OTHER)  # the vaguest hint last
+    found.sort(key=lambda slip: slip[0] is OTHER)  # the vaguest hint comes last
     for hint, changes in found:
         namespace = dict(function.__globals__)
         edited = ast.fix_missing_locations(rebuilt(tree, changes))
@@ -143,7 +143,7 @@ def edits(function):
 
 
 def rebuilt(node, changes):
-    """A copy of a tree with other nodes in the place of some, by their id."""
+    """A copy of a tree in which some nodes, given by their id, are replaced."""
     if isinstance(node, list):
         return [rebuilt(child, changes) for child in node]
     if not isinstance(node, ast.AST):
@@ -154,7 +154,7 @@ def rebuilt(node, changes):
 
 
 def replacements(node, names, factors):
-    """Hint and new node for every small edit of one node, with the names and factors there are."""
+    """Hint and new node for every small edit of a node, with the given names and factors."""
     match node:
         case ast.BinOp(left, ast.Add() | ast.Sub() as op, right):
             plus = isinstance(op, ast.Add)

@@ -1,13 +1,13 @@
 """Solutions of the exercises that are not functions of memt.py.
 
-The starter file ends with the text below these imports; starter.py takes the answers out.
+The text below these imports is the end of the starter file; starter.py removes the answers.
 """
 
 import numpy as np
 
 from memt import rows_of
 
-# ---------------------------------------------------------------- exercises beside the model
+# ---------------------------------------------------------------- exercises outside the model
 
 
 def tied_forward(x, w):
@@ -56,8 +56,8 @@ ZERO_GRADIENTS = {
     "membottleneck": [],
 }
 
-# An attention map of a membottleneck after softmax: rows are targets, columns are sources, 3 memory
-# rows first. Sequence rows attend to memory only. Read the answers by eye.
+# An attention map of a membottleneck after softmax. Rows are targets, columns are sources; the 3
+# memory rows come first. Sequence rows attend to memory only. Read the answers by eye.
 MAP = np.array([
     [0.10, 0.10, 0.10, 0.20, 0.15, 0.15, 0.20],
     [0.00, 0.05, 0.05, 0.05, 0.05, 0.80, 0.00],
@@ -68,7 +68,7 @@ MAP = np.array([
     [0.50, 0.00, 0.50, 0.00, 0.00, 0.00, 0.00],
 ])  # fmt: skip
 
-# Memory rows and sequence positions count from 0. Shares are sums of weights.
+# Memory rows and sequence positions are counted from 0. Shares are sums of weights.
 READING = {
     "memory row with the largest share of WRITE": 1,
     "memory row with the largest share of PROCESS": 2,
@@ -79,14 +79,14 @@ READING = {
 
 
 def sort_task(x):
-    """A task for train_toy.TASKS: symbols (B, n) -> the same symbols, each row in rising order."""
+    """A task for train_toy.TASKS: symbols (B, n) -> the same, each row in ascending order."""
     return np.sort(x, axis=1)
 
 
 def without(params, config, gone):
-    """A lesion: the model without the memory tokens in the list `gone`, the others in their order.
+    """A lesion: the model without the memory tokens in the list `gone`; the rest stay in order.
 
-    Returns new params and a new config; leaves the given ones unchanged. At least one is left.
+    Returns new params and a new config; leaves the given ones unchanged. At least one token stays.
     """
     from dataclasses import replace
 

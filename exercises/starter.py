@@ -9,11 +9,11 @@ import memt
 from . import solutions
 from .checks import EXERCISES
 
-ABRIDGED = ("init_params", "model_backward")  # what they explain answers some exercises
+ABRIDGED = ("init_params", "model_backward")  # their full text answers some exercises
 
 
 def starter(names=tuple(EXERCISES)):
-    """The text of the file in which these exercises are left to be solved."""
+    """The text of the file in which these exercises are left to solve."""
     model, ours = (Path(module.__file__).read_text("utf-8") for module in (memt, solutions))
     imports = [n for n in ast.parse(ours).body if isinstance(n, ast.Import | ast.ImportFrom)]
     below = "\n".join(ours.splitlines()[imports[-1].end_lineno :])
@@ -21,7 +21,7 @@ def starter(names=tuple(EXERCISES)):
 
 
 def blank(source, names):
-    """Source with the named exercises taken out, their numbers above them."""
+    """Source without the solutions of the named exercises, with their numbers above them."""
     lines = source.splitlines()
     for node in reversed(ast.parse(source).body):
         first = node.lineno - 1
@@ -42,7 +42,7 @@ def blank(source, names):
 
 
 def emptied(node):
-    """The source of a function without what an exercise asks for."""
+    """The source of a function without the part that the exercise asks for."""
     docstring, *body = node.body
     if node.name in ABRIDGED:
         docstring.value.value = docstring.value.value.splitlines()[0]

@@ -1,12 +1,12 @@
 """Watch a membottleneck learn to reverse: READ, WRITE, their product, and accuracy, as one GIF.
 
-One run, that of the first seed, shown as it went; experiments.attention counts over seeds.
+One run, with the first seed; experiments.attention counts over seeds.
 """
 
 from experiments import attention, common
 from experiments.common import train_toy
 
-EVERY, LOOK_ON, HOLD = 25, 100, 16  # steps per frame, test sequences, frames that stay at the end
+EVERY, LOOK_ON, HOLD = 25, 100, 16  # steps per frame, test sequences, frames that show the end
 
 
 def film(job):
@@ -26,9 +26,9 @@ def film(job):
 
 
 def scenes(s, frames):
-    """-> the layer that writes the best path; READ (n, M), WRITE (M, n), path (n, n) of each frame.
+    """-> the layer that writes the best path; READ (n, M), WRITE (M, n), path (n, n) per frame.
 
-    Means over heads; memory has one order in all frames, that of the finished model.
+    Means over heads. Memory is sorted the same way in all frames: as in the trained model.
     """
     n, M, (*_, last, last_paths) = s.length, s.config.memory, frames[-1]
     layer = max(last_paths, key=lambda i: attention.on_answer(s, last_paths[i]))
@@ -41,7 +41,7 @@ def scenes(s, frames):
 
 
 def draw_frame(figure, titles, scene, curve, steps):
-    """Three maps, and below them accuracy so far: curve (step, exact match) up to `steps`."""
+    """Three maps; below them the accuracy so far: curve (step, exact match), axis up to `steps`."""
     import matplotlib.colors
 
     figure.clear()

@@ -1,10 +1,10 @@
-"""Read attention maps: the share of each block, its shape, and the path through memory.
+"""What attends to what: the share of each block of a map, its shape, the path through memory.
 
-    python -m experiments.attention                       # trains models and draws the first
-    python -m experiments.attention runs/…/model.npz      # one model: table, and map.png beside it
+    python -m experiments.attention                       # train models and draw the first
+    python -m experiments.attention runs/…/model.npz      # one model: print a table, write map.png
 
-The path, READ·WRITE, is an attention rollout (Abnar and Zuidema, arXiv 2005.00928) over one layer's
-WRITE and the last one's READ. The shapes are [reported]; their scores and the shares are ours.
+The path READ·WRITE is an attention rollout (Abnar and Zuidema, arXiv 2005.00928) over the WRITE of
+one layer and the READ of the last. The shapes are [reported]; their scores and the shares are ours.
 """
 
 from pathlib import Path
@@ -18,13 +18,13 @@ FOUND = (*common.SCORES, "path", "beside", "path_shape", "with_shape", "heads_to
 
 # ---------------------------------------------------------------- shapes
 
-SMALLEST = 8  # rows and columns: in a smaller block chance draws every shape
-CLEAR = 0.6  # least score that gets a name
-CONTRAST = 0.25  # least standard deviation of the shape, in mean weights: a fog is no shape
+SMALLEST = 8  # rows and columns: in a smaller block, any shape occurs by chance
+CLEAR = 0.6  # lowest score that gets a name
+CONTRAST = 0.25  # lowest standard deviation of a shape, in mean weights: below, it is too faint
 
 
 def diagonal(rows, columns, width):
-    """1 on the diagonal and 0 elsewhere, or, with a width in cells, a bell around it."""
+    """1 on the diagonal and 0 elsewhere; with a width (in cells), a Gaussian around it."""
     i, j = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
     off = abs(i[:, None] - j) * min(rows, columns)
     return np.exp(-((off / width) ** 2) / 2) if width else off < 0.5
@@ -41,14 +41,14 @@ SHAPES = (  # name, what a block of that shape looks like
 
 
 def correlation(a, b):
-    """Pearson's correlation of two arrays of one shape; 0 if one is constant."""
+    """Pearson's correlation of two arrays of the same shape; 0 if one is constant."""
     a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
 
 
 def shape(block):
-    """The shape that correlates best; "none" if it is unclear, faint or the block too small."""
+    """The shape that correlates best; "none" if it is unclear or faint, or the block too small."""
     if min(block.shape) < SMALLEST:
         return "none"
     score, name = max((correlation(block, look(block)), name) for name, look in SHAPES)
@@ -60,19 +60,19 @@ def shape(block):
 
 
 def blocks(weights, M):
-    """One map (M+T, M+T) -> its blocks, one without memory; rows are targets, columns sources."""
+    """A map (M+T, M+T) -> its blocks (only one if M is 0); rows are targets, columns sources."""
     mem, seq = slice(M), slice(M, None)
     names = {"PROCESS": (mem, mem), "WRITE": (mem, seq), "READ": (seq, mem)} if M else {}
     return {name: weights[block] for name, block in (names | {"seq to seq": (seq, seq)}).items()}
 
 
 def shares(weights, M):
-    """Block -> share of its rows' attention: PROCESS + WRITE is 1, and READ + seq to seq."""
+    """Block -> share of its rows' attention: PROCESS + WRITE = 1, READ + seq to seq = 1."""
     return {name: float(b.sum(axis=1).mean()) for name, b in blocks(weights, M).items()}
 
 
 def even(config, T):
-    """The map (M+T, M+T) of a model that attends evenly to all it may see: parameters of 0 do."""
+    """The map (M+T, M+T) of uniform attention, which parameters of 0 give."""
     _, cache = memt.model_forward(memt.zero_params(config), np.zeros((1, T), int), config)
     return memt.attention_maps(cache)[0, 0, 0]
 
@@ -80,8 +80,8 @@ def even(config, T):
 def block_shapes(weights, M, n):
     """Block -> its shape, in a map of n symbols and n slots.
 
-    Of the sequence rows only the slots' count, since they answer, and of the columns the symbols'
-    or the slots', whichever get more.
+    Of the sequence rows, only the slots count, since they give the answers; of the sequence
+    columns, the half (symbols or slots) that gets more attention.
     """
     found = {}
     for name, part in blocks(weights, M).items():
@@ -92,13 +92,13 @@ def block_shapes(weights, M, n):
 
 
 def written_order(maps, M, n):
-    """Memory tokens (M,) by the mean position of what they WRITE: maps (L, H, M+2n, M+2n)."""
+    """Memory tokens (M,) by the mean position that they WRITE from: maps (L, H, M+2n, M+2n)."""
     write = maps[:, :, :M, M : M + n].mean(axis=(0, 1))
     return np.argsort(write @ np.arange(n) / write.sum(axis=1), kind="stable")
 
 
 def sort_memory(maps, order):
-    """The same maps (..., M+T, M+T) with memory rows and columns in that order."""
+    """The same maps (..., M+T, M+T) with the memory rows and columns in this order."""
     rows = np.concatenate((order, np.arange(len(order), maps.shape[-1])))
     return maps[..., rows, :][..., rows]
 
@@ -106,17 +106,17 @@ def sort_memory(maps, order):
 def rollout(maps, M, layer):
     """READ of the last layer times WRITE of a layer: maps (L, B, H, M+T, M+T) -> (T, M, T).
 
-    From source position (last) through a memory token to target position (first): weights averaged
-    over heads, multiplied in each sequence, summed over sequences.
+    -> (T, M, T): to a target position, through a memory token, from a source position. Weights are
+    averaged over heads, multiplied within each sequence and summed over sequences.
     """
     read, write = maps[-1].mean(axis=1)[:, M:, :M], maps[layer].mean(axis=1)[:, :M, M:]
     return np.einsum("btm,bms->tms", read, write)
 
 
 def paths(params, config, tokens):
-    """Layer -> the path through what it writes, (T, M, T), see `rollout`, averaged over sequences.
+    """Layer -> the path through what it writes, (T, M, T) as in `rollout`, mean over sequences.
 
-    Only layers whose memory is read: of the last, membottleneck alone reads what it has written.
+    Only layers whose memory is read: only membottleneck reads what the last layer has written.
     """
     layers = range(config.layers - (config.variant != "membottleneck")) if config.memory else ()
     total = dict.fromkeys(layers, 0)
@@ -128,13 +128,13 @@ def paths(params, config, tokens):
 
 
 def look(s, params, size=train_toy.TEST_ON):
-    """-> maps (L, H, M+T, M+T) and paths of test sequences."""
+    """-> maps (L, H, M+T, M+T) and `paths` of test sequences."""
     tokens = train_toy.make_batch(s, size, train_toy.TEST).tokens
     return train_toy.mean_maps(params, s.config, tokens), paths(params, s.config, tokens)
 
 
 def on_answer(s, path):
-    """Mean weight (0 to 1) from the symbol that a slot must answer to it, and from each other."""
+    """Mean path weight (0 to 1) to a slot from the symbol it must output, and from another one."""
     n = s.length
     part, answer = path.sum(axis=1)[n:, :n], train_toy.TASKS[s.task](np.arange(n)[None])[0]
     right = part[np.arange(n), answer].mean()
@@ -154,10 +154,10 @@ def jobs(args):
 
 
 def run(job):
-    """Train and look. `path` and `beside` are those of `on_answer`, for the layer with the best.
+    """Train and measure. `path` and `beside` are `on_answer` of the layer where it is best.
 
-    `path_shape`: that path's shape from symbols to slots; `with_shape`: heads with the answer's
-    shape in any block.
+    `path_shape`: the shape of that path from symbols to slots; `with_shape`: the number of heads in
+    which some block has the answer's shape.
     """
     s, state = common.train(job)
     maps, found = look(s, state.params)
@@ -171,7 +171,7 @@ def run(job):
 
 
 def shape_counts(rows):
-    """How many heads of how many show the answer's shape; how many paths do."""
+    """-> heads that show the answer's shape, all heads, best paths that show it."""
     heads, total = (int(common.numbers(rows, name).sum()) for name in ("with_shape", "heads_total"))
     return heads, total, sum(row["path_shape"] == ANSWERS[row["task"]] for row in rows)
 
@@ -181,16 +181,17 @@ def finding(rows):
     right, beside = (common.by_seed(own, name) for name in ("path", "beside"))
     heads, total, found = shape_counts(own)
     clear = common.clear(right - beside) > 0 and found / len(own) > max(0.5, heads / total)
-    claim = "Maps show what a model does in the path READ·WRITE, rarely in a head"
-    measured = f"Path to the right symbol {common.spread(right, 2)}, to another {beside.mean():.2f}"
+    claim = "What a model does is visible in the path READ·WRITE, but rarely in a single head"
+    measured = f"Path weight from the right symbol {common.spread(right, 2)}, "
+    measured += f"from another {beside.mean():.2f}"
     return [(claim, "shapes: reported; path: ours", measured, common.shown(clear))]
 
 
 def picture(file, findings, note, rows, s, maps, found):
-    """A row per layer: every head, memory sorted, and the path through what this layer writes."""
+    """A row per layer: every head (memory sorted), and the path through what the layer writes."""
     (L, H), M, n = maps.shape[:2], s.config.memory, s.length
-    note += f"; rows are targets, columns sources; mean of {train_toy.TEST_ON} sequences, "
-    note += "dark 0, yellow 1, root scale; memory sorted by what it writes"
+    note += f"; rows are targets, columns sources; mean over {train_toy.TEST_ON} sequences, "
+    note += "dark 0, yellow 1, square-root scale; memory sorted by what it writes"
     figure, grid = common.slide(findings, note, rows, columns=H + 1, lines=L)
     figure.set_size_inches(max(12, 2.4 * (H + 1)), max(6.75, 1.6 + 3 * L))
     maps = sort_memory(maps, written_order(maps, M, n))
@@ -216,7 +217,7 @@ def picture(file, findings, note, rows, s, maps, found):
 
 
 def draw(rows, out):
-    """The first job's model, trained again; the title and note count over all seeds."""
+    """Train the first job's model again and draw it; the title and note count over all seeds."""
     own = [row for row in rows if row["variant"] == "membottleneck"]
     first = next(row for row in own if row["task"] == "reverse")
     given = {"steps": int(first["steps"]), "seed": int(first["seed"])}
@@ -233,7 +234,7 @@ def draw(rows, out):
 
 
 def table(s, maps, found):
-    """A line per layer, head and block; then the path: from which symbol each slot draws most."""
+    """A line per layer, head and block; then the path: the symbol of most weight for each slot."""
     M, n, lines = s.config.memory, s.length, ["layer  head  block       share   even  shape"]
     expected = shares(even(s.config, 2 * n), M)
     for layer, head in np.ndindex(maps.shape[:2]):
@@ -244,7 +245,7 @@ def table(s, maps, found):
     for layer, path in found.items():
         lines += [
             "",
-            f"path through what layer {layer + 1} writes (memory in the model's own order)",
+            f"path through what layer {layer + 1} writes (memory not sorted)",
         ]
         lines += ["symbol  memory  slot  weight"]
         for slot, by_memory in enumerate(path[n:, :, :n], 1):
@@ -256,7 +257,7 @@ def table(s, maps, found):
 
 
 def read_model(s, params, file):
-    """Print the table of a model and draw it, on random sequences of n symbols and n blanks."""
+    """Print the table of a model and draw it, for random sequences of n symbols and n slots."""
     maps, found = look(s, params)
     title = "What attends to what", "", f"M = {s.config.memory}", s.config.variant
     picture(file, [title], f"{s.length} random symbols", [], s, maps, found)
@@ -264,9 +265,9 @@ def read_model(s, params, file):
 
 
 def main():
-    """With a model, read it; without, the experiment. Exits as common.main does."""
+    """Read a model if one is given, else run the experiment. Exits as common.main does."""
     parser = common.make_parser(__doc__)
-    parser.add_argument("model", nargs="?", type=Path, help="model.npz of train_toy.py")
+    parser.add_argument("model", nargs="?", type=Path, help="a model.npz written by train_toy.py")
     parser.add_argument("--length", type=common.count, default=10, help="symbols (10)")
     args = parser.parse_args()
     if not args.model:

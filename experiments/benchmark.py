@@ -3,9 +3,9 @@
     python -m experiments.benchmark                        # training steps, then whole processes
     python -m experiments.benchmark --rounds 5 --runs 0 --sizes tiny small --old ../old
 
-First, all must give the same loss and gradients for the same batch. Each contender has a process
-of its own, all on one core with one thread. They are timed in turn, in rounds, and a ratio is taken
-within a round, so that it holds when the machine's speed drifts.
+First, all must give the same loss and gradients for the same batch. Each contender has its own
+process; all run on one core with one thread. They are timed in turn, in rounds, and each ratio is
+taken within one round, so that it stays valid when the machine's speed drifts.
 """
 
 import importlib
@@ -43,11 +43,11 @@ def problem(size, model=memt):
     return model.init_params(config, rng), config, (tokens, targets, slice(T // 2, T))
 
 
-# ------------------------- a contender: size -> a function of loss and gradients, a training step
+# ------------------ a contender: size -> functions: loss and gradients; a training step
 
 
 def numpy_step(size, old=None, tape=False):
-    """memt; an older one; memt's forward with the gradients of the tape."""
+    """memt; an older memt (`old`); memt's forward pass with the tape's gradients (`tape`)."""
     model, toy = load(old) if old else (memt, train_toy)
     params, config, (tokens, targets, at) = problem(size, model)
     vector = model.flat(params)
@@ -72,7 +72,7 @@ def numpy_step(size, old=None, tape=False):
 
 
 def load(directory):
-    """memt and train_toy of another checkout, beside those of this one."""
+    """memt and train_toy of another checkout; those of this one stay imported."""
     here = {name: sys.modules.pop(name) for name in ("memt", "train_toy")}
     with patch.object(sys, "path", [directory, *sys.path]):
         there = [importlib.import_module(name) for name in here]
@@ -81,7 +81,7 @@ def load(directory):
 
 
 def torch_update(x, context, p, heads, fused):
-    """memt.update_forward in idiomatic PyTorch; fused or plain attention."""
+    """memt.update_forward in idiomatic PyTorch, with fused or plain attention."""
     q, kv, C = x @ p["wq"], context @ p["wkv"], x.shape[-1:]
     q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in (q, *kv.chunk(2, dim=-1)))
     if fused:
@@ -110,9 +110,9 @@ def torch_logits(params, tokens, at, positions, config, fused=True, only=False):
 
 
 def torch_model(params, config, T, compiled=False, **given):
-    """-> Adam, functions of logits, and of loss and gradients.
+    """-> Adam; two functions, which compute the logits, and the loss and gradients.
 
-    Fused Adam was as fast as foreach Adam or faster in most of our timings.
+    Fused Adam was at least as fast as foreach Adam in most of our timings.
     """
     params = {n: torch.tensor(p, requires_grad=True) for n, p in params.items()}
     adam = torch.optim.Adam(params.values(), lr=1e-4, fused=True)
@@ -149,7 +149,7 @@ def faster_torch(size, **given):
     return torch_step(size, fused=fused, **given)
 
 
-CONTENDERS = {  # name -> how to make it, and whether freed memory is kept
+CONTENDERS = {  # name -> how to make it, and whether train_toy.keep_heap is called
     "memt": (numpy_step, True),
     "idiomatic PyTorch": (faster_torch, False),
     "PyTorch, same allocator setting": (faster_torch, True),
@@ -196,7 +196,7 @@ def measure(size, rounds, contenders):
         try:
             loss, grads = pool.submit(prepare, size, make, heap).result()
         except Exception as error:  # torch.compile needs a compiler
-            print(f"  {name}: not here, {type(error).__name__}")
+            print(f"  {name}: not available ({type(error).__name__})")
             continue
         first, pools[name] = first or (loss, grads), pool
         error = max(gradient_errors(grads, first[1]).values())
@@ -222,7 +222,7 @@ def products(size):
 
 
 def report_steps(size, rounds, contenders):
-    """Ratios of one size."""
+    """Print the ratios for one size."""
     print(f"\n{size}: batch, T, M, width, heads, hidden, layers = {SIZES[size][0]}")
     times = measure(size, rounds, contenders)
     ours = times.pop("memt")
@@ -254,7 +254,7 @@ print(state.step, flush=True)
 
 
 def torch_job(seed):
-    """The same by PyTorch, called by train_toy's own loop: same start, batches and schedule."""
+    """The same job in PyTorch, run by train_toy's loop: same start, batches and schedule."""
     torch.set_num_threads(1)
     s = train_toy.default_settings(seed=seed)
     start = train_toy.start(s).params
@@ -279,7 +279,7 @@ def torch_job(seed):
 
 
 def whole_process(code, directory):
-    """Seconds from the start of Python to the first step, and to solved; the number of steps."""
+    """-> seconds from the start of Python to the first step and until solved; number of steps."""
     began, command = time.perf_counter(), [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
@@ -289,7 +289,7 @@ def whole_process(code, directory):
 
 
 def report_jobs(runs, old):
-    """Whole processes in turn, over seeds."""
+    """Time whole processes in turn, one round per seed."""
     torch_code = "from experiments.benchmark import torch_job; torch_job({})"
     jobs = {"memt": (MEMT_JOB, "."), "PyTorch": (torch_code, ".")}
     jobs |= {f"memt of {old}": (MEMT_JOB, old)} if old else {}
@@ -304,15 +304,15 @@ def main():
     """The command."""
     parser = train_toy.Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="timings of each contender (15)")
-    parser.add_argument("--runs", type=int, default=10, help="seeds of the main job (10)")
+    parser.add_argument("--runs", type=int, default=10, help="number of seeds of the main job (10)")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES], help="(all)")
-    parser.add_argument("--old", help="directory of another memt.py and train_toy.py")
+    parser.add_argument("--old", help="directory with an older memt.py and train_toy.py")
     given, contenders = parser.parse_args(), dict(CONTENDERS)
     if given.old and not os.path.exists(f"{given.old}/memt.py"):
         parser.error(f"--old is {given.old!r}: must be a directory with memt.py and train_toy.py")
     if given.old:
         contenders[f"memt of {given.old}"] = (partial(numpy_step, old=given.old), True)
-    if hasattr(os, "sched_setaffinity"):  # also for the processes that it starts
+    if hasattr(os, "sched_setaffinity"):  # child processes inherit it
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"{platform.platform()}, NumPy {np.__version__}, torch {torch.__version__}, one core")
     train_toy.keep_heap()

@@ -1,10 +1,10 @@
 """When does memory make a model better?
 
-Ours, in two parts. With local attention (`window`), memory is the only global path: reverse, by
-window and M, against a transformer. Then a search for a gain where attention is global: six tasks
-in which every output needs the whole sequence, against a transformer of the same shape, one with
-as many parameters and one with as much compute (its hidden layer is widened to the first that has
-at least as much). Part one is read from `window`, part two has none.
+Ours, in two parts. With local attention (`window`), memory is the only global path: reverse, for
+several windows and M, against a transformer. With global attention, a search for a gain: six tasks
+in which every output needs the whole sequence, against transformers of the same shape, with as many
+parameters, and with as much compute (the narrowest hidden layer that gives at least as much). Rows
+of the first part have a `window`; rows of the second do not.
 """
 
 import itertools
@@ -52,7 +52,7 @@ def jobs(args):
 
 
 def run(job):
-    """Train and test; also the size and the compute of the model."""
+    """Train and test; count the parameters and the operations of the model."""
     s, state = common.train({name: value for name, value in job.items() if name != "model"})
     counts = {"parameters": common.size(s.config)}
     counts["flops"] = common.flops(s.config, 2 * s.length, s.length)
@@ -82,29 +82,30 @@ def finding(rows):
     clear = {pair: common.clear(gain) for pair, gain in found.items()}
     better, worse = (list(clear.values()).count(sign) for sign in (1, -1))
     where = [task for task in TASKS if all(clear[task, base] == 1 for base in BASELINES)]
-    near = f"window {windows[0]}: {common.spread(local[0])} points more with M = {most} than M = 0"
+    near = f"Window {windows[0]}: M = {most} gives {common.spread(local[0])} points more than M = 0"
     mean = common.spread(np.mean([*found.values()], axis=0))
-    far = f"{better} of {len(found)} comparisons gain clearly, {worse} lose; mean {mean} points"
+    far = f"Clear gain in {better} of {len(found)} comparisons, clear loss in {worse}; "
+    far += f"mean {mean} points"
     who = "paper, for translation and language models; tasks: ours"
     shown = common.shown(all(common.clear(gain) == 1 for gain in local))
-    where = f"shown where the task is {', '.join(where)}" if where else "not shown"
+    where = f"shown for {', '.join(where)}" if where else "not shown"
     return [
         ("Memory helps where it is the only global path", "ours", near, shown),
-        ("Memory helps with global attention too", who, far, where),
+        ("Memory also helps with global attention", who, far, where),
     ]
 
 
 def in_reach(window, layers):
-    """Symbols right, in %, of a model that guesses what its windows do not reach.
+    """Symbol accuracy in % of a model that guesses what its windows do not reach.
 
-    Slot j answers the symbol 2j + 1 positions to its left; a layer carries it `window` positions.
+    Slot j outputs the symbol 2j + 1 positions to its left; a layer carries it `window` positions.
     """
     seen = min((window * layers + 1) // 2, S)
     return 100 * (seen + (S - seen) / S) / S
 
 
 def draw_local(axes, rows):
-    """Accuracy against M, a line per window, 2 layers."""
+    """Accuracy against M, one line per window, 2 layers."""
     memory = sorted({int(row["memory"]) for row in rows if row["window"]})
     windows = sorted({int(row["window"]) for row in rows if row["window"]})
     for i, window in enumerate(windows):
@@ -119,14 +120,14 @@ def draw_local(axes, rows):
 
 
 def draw_search(axes, rows):
-    """Mean gain and its 95 % interval over seeds."""
+    """Mean gain and its 95% interval over seeds."""
     for (task, base), gain in gains(rows).items():
         i, at = list(BASELINES).index(base), list(TASKS).index(task)
         style = {"fmt": common.MARKERS[i], "ms": 9, "color": common.COLORS[i], "capsize": 5}
         label, half = None if at else BASELINES[base], common.interval(gain)
         axes.errorbar(gain.mean(), at + 0.22 * (i - 1), xerr=half, lw=3, label=label, **style)
     ours = {task: level(rows, task=task, window=None, model="memtransformer") for task in TASKS}
-    names = [f"{task}\n({right.mean():.0f} %)" for task, right in ours.items()]
+    names = [f"{task}\n({right.mean():.0f}%)" for task, right in ours.items()]
     axes.axvline(0, color="0.4", linestyle=":", lw=2)
     axes.set(yticks=range(len(TASKS)), yticklabels=names, xlabel="gain (percentage points)")
     axes.set_ylim(len(TASKS) + 0.9, -0.5)  # downwards, with room for the legend
@@ -136,10 +137,8 @@ def draw_search(axes, rows):
 
 
 def draw(rows, out):
-    note = (
-        f"{rows[0]['steps']} steps; black: what two windows reach, the rest guessed; right: M = 10,"
-    )
-    note += " 95 % intervals (clear: without 0), in brackets: symbols right with memory"
+    note = f"{rows[0]['steps']} steps; black: what two layers reach, the rest guessed; right: "
+    note += "M = 10, 95% intervals (clear: without 0), in brackets: symbol accuracy with memory"
     figure, grid = common.slide(finding(rows), note, rows, columns=2, width_ratios=(5, 6))
     draw_local(grid[0, 0], rows)
     draw_search(grid[0, 1], rows)

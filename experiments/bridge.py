@@ -1,13 +1,13 @@
-"""A memt model in PyTorch and in x-transformers 2.31.10, and back: copy what you need.
+"""memt models to and from PyTorch and x-transformers 2.31.10: copy what you need.
 
 PyTorch, every variant: `to_torch` gives tensors under memt's names, `reference_forward` computes
-with them, `from_torch` brings them back. It is also what memt is tested against, so it shares no
-code with memt.py: heads are cut out one by one, masks are booleans, every row is computed.
+with them, `from_torch` converts them back. memt is tested against this reference, so it shares no
+code with memt.py: heads are computed one by one, masks are booleans, every row is computed.
 
-x-transformers: transformer, memtransformer, masked, and a window. Not memctrl and membottleneck:
-they have two updates in a layer, an Encoder has one. What x-transformers does otherwise by default
-is set in `x_transformer`: post-LN, LayerNorms with a bias, ReLU, memt's positions and readout, the
-softmax in the type of the weights. It is imported there only; the rest needs torch, NumPy and memt.
+x-transformers: transformer, memtransformer, masked, and a window. Not memctrl and membottleneck,
+which have two updates in a layer where an Encoder has one. `x_transformer` sets what x-transformers
+does differently by default: post-LN, LayerNorms with a bias, ReLU, memt's positions and output, the
+softmax in the type of the weights. Only it imports x-transformers; all needs torch, NumPy, memt.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def attention(x, context, p, heads, allowed):
     C = x.shape[-1]
     keys, values = p["wkv"].split(C, dim=1)
 
-    def head(h):  # its columns
+    def head(h):  # h: the columns of the head
         q, k, v = x @ p["wq"][:, h], context @ keys[:, h], context @ values[:, h]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed) @ p["wo"][h]
 
@@ -48,7 +48,7 @@ def positions(T, C):
 
 
 def allowed_rows(config, T, mask, device):
-    """(M+T, M+T), or (B, M+T, M+T) with a mask: True where a target row may see a source column."""
+    """(M+T, M+T), with a mask (B, M+T, M+T): True where a target may attend to a source."""
     row = torch.arange(config.memory + T, device=device)
     memory = row < config.memory
     allowed = memory[:, None] | memory
@@ -61,7 +61,7 @@ def allowed_rows(config, T, mask, device):
 def reference_forward(tensors, tokens, config, mask=None):
     """Tensors under memt's names, tokens (B, T) -> logits (B, T, O), final memory (B, M, C).
 
-    mask: a tensor of booleans, as in memt.model_forward. Raises ValueError for an unknown variant.
+    mask: a boolean tensor, as in memt.model_forward. Raises ValueError for an unknown variant.
     """
 
     def p(role, layer):
@@ -91,7 +91,7 @@ def reference_forward(tensors, tokens, config, mask=None):
 
 
 def reference_loss_and_grads(params, tokens, targets, config, at=None, mask=None):
-    """What memt.loss_and_grads gives, by PyTorch's autograd: a number, name -> array."""
+    """memt.loss_and_grads by PyTorch's autograd: the loss, a number, and name -> gradient."""
     tensors = to_torch(params)
     mask = None if mask is None else torch.tensor(mask)
     logits, _ = reference_forward(tensors, torch.tensor(tokens), config, mask)
@@ -109,16 +109,16 @@ def to_torch(params):
 
 
 def from_torch(tensors, config):
-    """PyTorch -> memt: tensors under memt's names, float32 or float64, of any device.
+    """PyTorch -> memt: tensors under memt's names, float32 or float64, on any device.
 
-    Raises ValueError unless they are finite and those of the configuration.
+    Raises ValueError unless they are finite and match the configuration.
     """
     return memt.to_params(config, {n: t.detach().cpu().numpy() for n, t in tensors.items()})
 
 
 # ---------------------------------------------------------------- x-transformers
 
-# memt's name -> theirs, of the whole model and of one layer, in which mh and ff are two of theirs
+# memt's name -> theirs, for the model and for one layer; mh and ff are two of their layers
 MODEL = {
     "embed": ["token_emb.emb.weight"],
     "memory": ["memory_tokens"],
@@ -141,9 +141,9 @@ LAYER = {
 
 
 def x_names(config):
-    """memt's name -> theirs: one, or that of the keys and that of the values.
+    """memt's name -> theirs, a list: one name, or two for the keys and the values.
 
-    Raises ValueError for a variant that they do not have.
+    Raises ValueError for a variant that x-transformers does not have.
     """
     if config.variant not in ("transformer", "memtransformer", "masked"):
         raise ValueError(f"variant is {config.variant!r}: x-transformers has one update in a layer")
@@ -156,7 +156,7 @@ def x_names(config):
 
 
 def x_transformer(config):
-    """Their model of this shape, with random weights."""
+    """The x-transformers model of this shape, with random weights."""
     from x_transformers import Encoder, TransformerWrapper
 
     C, H = config.width, config.heads
@@ -169,11 +169,11 @@ def x_transformer(config):
         pre_norm=False,
         norm_add_unit_offset=False,
         ff_custom_activation=nn.ReLU(),
-        attn_project_out=True,  # one head would have no wo
-        attn_flash=True,  # otherwise the softmax is float32, whatever the weights are
+        attn_project_out=True,  # else a single head would have no wo
+        attn_flash=True,  # otherwise the softmax is always float32
     )
     for norms, _, _ in layers.layers:
-        norms[2] = nn.LayerNorm(C)  # theirs has no bias
+        norms[2] = nn.LayerNorm(C)  # with a bias; theirs has none
     return TransformerWrapper(
         num_tokens=config.symbols + 1,
         max_seq_len=0,
@@ -186,7 +186,7 @@ def x_transformer(config):
 def to_x_transformers(params, config):
     """memt -> x-transformers: a copy in the same float type, run by `x_forward`.
 
-    Raises ValueError unless the parameters are those of the configuration, and for memctrl and
+    Raises ValueError for parameters that do not match the configuration, and for memctrl and
     membottleneck.
     """
     names, params = x_names(config), memt.to_params(config, params)
@@ -201,14 +201,14 @@ def to_x_transformers(params, config):
 def from_x_transformers(tensors, config):
     """x-transformers -> memt: `net.state_dict()`, or gradients under the same names.
 
-    Raises ValueError unless they are those of the configuration.
+    Raises ValueError unless they match the configuration.
     """
     names = x_names(config)
     right = {theirs for pair in names.values() for theirs in pair}
     for name in sorted(right ^ tensors.keys()):
         found = "missing" if name in right else "unexpected"
-        raise ValueError(f"tensor {name!r} is {found}: must be those of this config, and no other")
-    found = {"memory": tensors["token_emb.emb.weight"][:0]}  # (0, C) where they have none
+        raise ValueError(f"tensor {name!r} is {found}: must be exactly those of this config")
+    found = {"memory": tensors["token_emb.emb.weight"][:0]}  # (0, C) if they have no memory
     for name, theirs in names.items():
         w = torch.cat([tensors[n] for n in theirs])
         found[name] = w if name in ("embed", "memory") else w.t()

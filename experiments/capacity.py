@@ -1,7 +1,7 @@
-"""How much fits through M memory vectors? Accuracy after a fixed budget, against M and length.
+"""How much can pass through M memory vectors? Accuracy within a budget, against M and length.
 
-Ours. Reversing n symbols moves n·log2(symbols) bits through the memory. A run stops early only
-when it has solved its task; what it reaches says what training found, not what is possible.
+Ours. To reverse n symbols, n·log2(symbols) bits must pass through memory. A run stops early only
+when it has solved its task; its accuracy says what training found, not what is possible.
 """
 
 import math
@@ -30,7 +30,7 @@ def run(job):
 
 
 def levels(rows, n, variant):
-    """M -> symbol accuracy of n symbols in %, one per seed."""
+    """M -> symbol accuracy in % for n symbols, one per seed."""
     own = {"length": n, "variant": variant}
     tried = sorted({int(row["memory"]) for row in rows})
     return {M: 100 * common.by_seed(rows, "symbol", memory=M, **own) for M in tried}
@@ -41,14 +41,14 @@ def finding(rows):
     found = [list(levels(rows, n, variant).items()) for variant in LAYERS]
     (least, few), *_, (most, many) = found[0]
     claim = "A bottleneck fails when too much must pass through M vectors"
-    measured = f"{n} symbols: {common.spread(few)} % right through M = {least}, "
-    measured += f"{many.mean():.1f} % through {most}"
+    measured = f"{n} symbols: symbol accuracy {common.spread(few)}% with M = {least}, "
+    measured += f"{many.mean():.1f}% with M = {most}"
     lost = all(common.clear(level[-1][1] - level[0][1]) > 0 for level in found)
     return [(claim, "ours", measured, common.shown(lost))]
 
 
 def draw(rows, out):
-    """A panel per variant, a line for each n."""
+    """A panel per variant, a line per n."""
     note = (
         f"reverse, width 32, at most {rows[0]['steps']} steps; bits: n·log2(10), all through memory"
     )

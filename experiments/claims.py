@@ -1,9 +1,9 @@
-"""The findings, made from the CSVs in figures/.
+"""Make the table of findings from the CSVs in figures/.
 
-    python -m experiments.claims                                    # prints the table
-    python -m experiments.claims README.md experiments/README.md    # and puts it into these
+    python -m experiments.claims                                    # print the table
+    python -m experiments.claims README.md experiments/README.md    # and put it into these
 
-Every file here that has a `finding` is an experiment. "±" is half the 95 % interval over seeds.
+Every file here that defines `finding` is an experiment. "±" is half the 95% interval over seeds.
 """
 
 import importlib
@@ -24,7 +24,7 @@ def names():
 
 
 def table(folder=HERE.parent / "figures"):
-    """The findings as a markdown table, a line each. Raises ValueError or OSError for a bad CSV."""
+    """The findings as a Markdown table, a row each. Raises ValueError or OSError for a bad CSV."""
     lines = ["| claim | who claims it | measured | verdict | command |", "|---|---|---|---|---|"]
     for name in names():
         experiment, path = importlib.import_module(f"experiments.{name}"), folder / f"{name}.csv"
@@ -42,8 +42,8 @@ def table(folder=HERE.parent / "figures"):
 def main():
     """Exits as common.guarded does."""
     parser = train_toy.Parser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("documents", nargs="*", type=Path, help="files with the two markers")
-    parser.add_argument("--names", action="store_true", help="only name the experiments")
+    parser.add_argument("documents", nargs="*", type=Path, help="files with the table's markers")
+    parser.add_argument("--names", action="store_true", help="only print the experiments' names")
     args = parser.parse_args()
 
     def work():

@@ -1,9 +1,9 @@
-"""What the experiments share: runs in parallel, a CSV that survives, slides.
+"""What the experiments share: parallel runs, a CSV that survives interruptions, slides.
 
-An experiment is one file. `jobs(args)` lists runs as dicts whose values say all that a run depends
-on, `seed` among them; `run(job)` does one and returns the columns `FOUND`; `draw(rows, out)` draws
+An experiment is one file. `jobs(args)` lists the runs as dicts that hold everything a run depends
+on, `seed` included; `run(job)` does one and returns the columns `FOUND`; `draw(rows, out)` draws
 the slide from the CSV; `finding(rows)` returns rows of the table of findings. A job is also the key
-of its row: what the CSV has is not run again.
+of its row: a run whose row is in the CSV is not repeated.
 """
 
 import argparse
@@ -25,11 +25,11 @@ import numpy as np
 import memt
 import train_toy
 
-# Okabe and Ito's colours, which the colour-blind tell apart; a marker for each
+# Okabe and Ito's colours, which colour-blind readers can tell apart; a marker for each
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
 VARIANT_COLORS = {v: COLORS[i] for v, i in zip(memt.VARIANTS, (6, 0, 4, 2, 1, 3, 5), strict=False)}
-# 97.5 % quantiles of Student's t for 1 … 10 degrees of freedom
+# 97.5% quantiles of Student's t for 1 … 10 degrees of freedom
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 # ---------------------------------------------------------------- one run on a toy task
@@ -42,7 +42,7 @@ SCORES = ("taken", "symbol", "exact", "tested_on")
 
 
 def toy_job(variant, **given):
-    """A toy run: `given` in place of what is fixed."""
+    """A toy run: the fixed settings, overridden by `given`."""
     memory = 0 if variant == "transformer" else TOY["memory"]
     return TOY | {"variant": variant, "memory": memory} | given
 
@@ -64,11 +64,11 @@ def scores(s, state):
 
 
 def flops(config, T, R):
-    """Floating-point operations of one sequence going forward, R of its T positions wanted.
+    """Floating-point operations of a forward pass over one sequence; R of T positions are wanted.
 
     For transformer, memtransformer and membottleneck. Counts the matrix products, two operations
     per multiply-add: an update of n rows that attend to k rows takes 4nC² for wq and wo, 4kC² for
-    wkv, 4nkC for q kᵀ and p v, 4nCF for w1 and w2. Training takes about three times that.
+    wkv, 4nkC for q kᵀ and p v, 4nCF for w1 and w2. Training takes about three times as many.
     """
     C, F, M, L = config.width, config.hidden, config.memory, config.layers
     if config.variant == "membottleneck":
@@ -87,21 +87,22 @@ def size(config):
 
 
 def cell(value):
-    """A value as the CSV has it: None is empty, a float has six digits, a list has spaces."""
+    """A value as text in the CSV: None is empty, a float has six digits, spaces separate a list."""
     if isinstance(value, list | tuple):
         return " ".join(map(cell, value))
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def key(row, names):
-    """The cells of some columns, of a job or of a row of the CSV."""
+    """The cells of some columns of a job or of a row of the CSV."""
     return tuple(cell(row[name]) for name in names)
 
 
 def read_rows(path, found, job=()):
     """Rows of a CSV with the columns of a job, then `found` and seconds; none if there is no file.
 
-    Raises ValueError for other columns, a torn row, a second head, or two results of one run.
+    Raises ValueError for other columns, an incomplete row, a second header, or two different
+    results for one run.
     """
     if not path.exists():
         return []
@@ -112,19 +113,20 @@ def read_rows(path, found, job=()):
         head, lines = [], []
     names, rows = head[: -len(found) - 1], {}
     if not names or head[len(names) :] != [*found, "seconds"] or (job and names != list(job)):
-        raise ValueError(f"{str(path)!r} is not a CSV of this experiment: give another --out")
+        raise ValueError(f"{str(path)!r} is not a CSV of this experiment: choose another --out")
     for number, line in enumerate(lines, 2):
         if len(line) != len(head) or line == head:
-            what = "a second head" if line == head else "torn"
-            raise ValueError(f"{str(path)!r}: row {number} is {what}, remove it")
+            what = "a second header" if line == head else "incomplete"
+            raise ValueError(f"{str(path)!r}: row {number} is {what}: remove it")
         first, other = rows.setdefault(tuple(line[: len(names)]), (number, line))
-        if other[:-1] != line[:-1]:  # but for the seconds
-            raise ValueError(f"{str(path)!r}: rows {first} and {number} are one run, keep one")
+        if other[:-1] != line[:-1]:  # all but the seconds
+            both = f"rows {first} and {number} give different results for the same run"
+            raise ValueError(f"{str(path)!r}: {both}: keep only one")
     return [dict(zip(head, line, strict=True)) for _, line in rows.values()]
 
 
 def append_row(path, row):
-    """One more row, by a single write at the end: two processes may write to one CSV."""
+    """Append a row in a single write: two processes may write to one CSV."""
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if not file.tell():
@@ -133,16 +135,16 @@ def append_row(path, row):
 
 
 def numbers(rows, column):
-    """A column of numbers, (rows,); of lists of equal lengths, (rows, length). Else ValueError."""
+    """A column of numbers, (rows,), or of equally long lists, (rows, length), else ValueError."""
     try:
         cells = np.array([row[column].split() or ["nothing"] for row in rows], float)
     except ValueError:
-        raise ValueError(f"column {column!r}: must be numbers, equally many in each row") from None
+        raise ValueError(f"column {column!r}: must be numbers, as many in every row") from None
     return cells[:, 0] if cells.shape[1:] == (1,) else cells
 
 
 def group(rows, *names):
-    """Rows by the cells of some columns, in order of appearance."""
+    """Rows grouped by the cells of some columns, in order of appearance."""
     groups = {}
     for row in rows:
         groups.setdefault(key(row, names), []).append(row)
@@ -150,14 +152,14 @@ def group(rows, *names):
 
 
 def by_seed(rows, column, **cells):
-    """For each seed, in order: the mean of a column over the rows with these cells."""
+    """The mean of a column over the rows with these cells, for each seed in ascending order."""
     own = [row for row in rows if all(row[name] == cell(x) for name, x in cells.items())]
     seeds = sorted(group(own, "seed").items(), key=lambda item: int(item[0][0]))
     return np.array([numbers(rows, column).mean(axis=0) for _, rows in seeds])
 
 
 def complete(rows, jobs):
-    """The rows of these jobs with any seed, in their order, by seed; only seeds that have all."""
+    """The rows of these jobs with any seed, sorted by seed, then job; only seeds that have all."""
     names = [name for name in jobs[0] if name != "seed"]
     kinds = list(dict.fromkeys(key(job, names) for job in jobs))
     own = [row for row in rows if key(row, names) in kinds]
@@ -169,21 +171,21 @@ def complete(rows, jobs):
 
 
 def interval(values):
-    """Half the 95 % interval of the mean by Student's t; NaN for one value.
+    """Half the 95% confidence interval of the mean (Student's t); NaN for one value.
 
-    More than 11 values take the quantile of 11, which is a little wide.
+    For more than 11 values it uses the quantile for 11, so it is slightly too wide.
     """
     n = len(values)
     return T_QUANTILES[min(n, 11) - 2] * values.std(ddof=1) / n**0.5 if n > 1 else math.nan
 
 
 def spread(values, digits=1):
-    """'mean ± half the 95 % interval'."""
+    """'mean ± half the 95% interval'."""
     return f"{values.mean():.{digits}f} ± {interval(values):.{digits}f}"
 
 
 def clear(gains):
-    """1 if the mean is clearly above 0 (outside the 95 % interval), -1 if below, 0 if unclear."""
+    """1 if the mean is clearly above 0 (the 95% interval excludes 0), -1 if below, 0 if unclear."""
     return int(np.sign(gains.mean())) if abs(gains.mean()) > interval(gains) else 0
 
 
@@ -195,7 +197,7 @@ def shown(yes):
 
 
 def start_worker():
-    """Leave Ctrl-C to the parent, and end when the parent is gone, however it went."""
+    """Leave Ctrl-C to the parent, and exit when the parent has ended, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     train_toy.keep_heap()
 
@@ -207,13 +209,13 @@ def start_worker():
 
 
 def timed(run, job):
-    """The row of a job."""
+    """Run a job -> its row."""
     began = time.perf_counter()
     return job | run(job) | {"seconds": round(time.perf_counter() - began, 2)}
 
 
 def run_all(path, jobs, run, processes):
-    """Run jobs, append each row as it ends, say how long it will take."""
+    """Run the jobs, append the row of each as it ends, print an estimate of the time left."""
     began, context = time.perf_counter(), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, os.cpu_count()), context, start_worker) as pool:
         futures = [pool.submit(timed, run, job) for job in jobs]
@@ -230,7 +232,7 @@ def run_all(path, jobs, run, processes):
 
 
 def guarded(parser, work, kept=""):
-    """Do the work of a command and exit: 0 done, 1 failed, 130 interrupted, both in one line."""
+    """Do the work of a command and exit: 0 done; 1 failed or 130 interrupted, with one line."""
     try:
         work()
     except KeyboardInterrupt:
@@ -250,7 +252,7 @@ def seed_range(text):
     last = last or first
     if not (first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < 1000):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: must be a range such as 0-4, at most 1000 long"
+            f"{text!r}: must be a range such as 0-4, of at most 1000 seeds"
         )
     return range(int(first), int(last) + 1)
 
@@ -271,26 +273,26 @@ def make_parser(doc):
     except ImportError:
         parser.error("matplotlib is not installed: pip install matplotlib")
     known = parser.add_argument
-    known("--seeds", type=seed_range, help="such as 0-4, the default (--quick: 0-1)")
+    known("--seeds", type=seed_range, help="a range (0-4; with --quick: 0-1)")
     known("--jobs", type=count, default=os.cpu_count(), help="processes, at most one per core")
-    known("--quick", action="store_true", help="tiny budgets: only to see it work")
-    known("--out", type=Path, help="where to write (figures; --quick: runs/quick)")
+    known("--quick", action="store_true", help="tiny budgets, only to see that it works")
+    known("--out", type=Path, help="where to write (figures; with --quick: runs/quick)")
     return parser
 
 
 def place(args, name):
-    """The file to write. A committed figure is named before it is redrawn."""
+    """The file to write. A committed figure is named before it is overwritten."""
     path = (args.out or Path("runs/quick" if args.quick else "figures")) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if not args.out and path.exists():
-        train_toy.say(f"redraws {path}; --out FOLDER writes elsewhere")
+        train_toy.say(f"{path} will be overwritten; use --out FOLDER to write elsewhere")
     return path
 
 
 def main(name, parser=None):
     """The command of experiments/NAME.py: exits as `guarded` does, or with 2 for bad arguments.
 
-    Draws every seed that has all its rows, so that joined CSVs count in full.
+    Draws every seed whose rows are complete, so all seeds of joined CSVs count.
     """
     experiment = importlib.import_module(f"experiments.{name}")
     parser = parser or make_parser(experiment.__doc__)
@@ -315,7 +317,7 @@ def main(name, parser=None):
 
 
 def slide(found, note, rows, columns=1, lines=1, **options):
-    """-> figure, grid (lines, columns) of axes: 1200 x 675 pixels, findings on top, a note below.
+    """-> figure, grid (lines, columns) of axes: 1200 x 675 pixels, findings above, a note below.
 
     The options are those of matplotlib's `subplots`.
     """
@@ -339,7 +341,7 @@ def save(figure, path):
 
 
 def line(axes, x, values, i, **options):
-    """Mean over rows of values (rows, x) as a line, all rows' range as a band."""
+    """The mean over rows of values (rows, x) as a line, and their range as a band."""
     style = {"color": COLORS[i], "marker": MARKERS[i], "markersize": 10} | options
     band = values.min(axis=0), values.max(axis=0)
     axes.fill_between(x, *band, color=style["color"], alpha=0.2, lw=0)

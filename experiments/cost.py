@@ -1,9 +1,9 @@
-"""What a training step costs as T, M, width and layers grow: time, memory, counted operations.
+"""What a training step costs as T, M, width and layers grow: time, peak RAM, operations.
 
     python -m experiments.cost
 
-Full attention forms (M+T)² weights, the bottleneck M·(M+2T): linear in T. The seeds repeat the
-timing. Let nothing else run beside it; it uses one process unless --jobs says more.
+Full attention computes (M+T)² weights; the bottleneck computes M·(M+2T), linear in T. The seeds
+repeat the timing. Run nothing else at the same time; it uses one process unless --jobs is given.
 """
 
 import time
@@ -22,19 +22,19 @@ SWEEPS = {
 }
 PANELS = (("T", "ms"), ("T", "MB"), ("T", "mflop"))
 PANELS += (("memory", "ms"), ("width", "ms"), ("layers", "ms"))
-NAMES = {"ms": "ms per step", "MB": "peak MB", "mflop": "counted Mflop", "memory": "M"}
+NAMES = {"ms": "ms per step", "MB": "peak RAM (MB)", "mflop": "counted Mflop", "memory": "M"}
 FOUND = ("ms", "MB", "mflop")
 
 
 def config_of(job):
-    """10 symbols, 2 heads, hidden 4 C, one sequence per step."""
+    """10 symbols, 2 heads, hidden layer of 4 C."""
     memory = 0 if job["variant"] == "transformer" else job["memory"]
     C = job["width"]
     return memt.Config(10, C, 2, 4 * C, job["layers"], memory, job["variant"])
 
 
 def jobs(args):
-    """Every value of every sweep, the others at BASE."""
+    """Every value of every sweep, with the other settings from BASE."""
     return [
         {"sweep": sweep, "variant": variant, **BASE, sweep: value, "seed": seed}
         for seed in args.seeds
@@ -46,7 +46,7 @@ def jobs(args):
 
 
 def run(job):
-    """Median milliseconds of a step, peak megabytes of its arrays, millions of operations."""
+    """Median milliseconds of a step, peak RAM of its arrays in MB, millions of operations."""
     config, T, rng = config_of(job), job["T"], np.random.default_rng(job["seed"])
     params = memt.init_params(config, rng)
     tokens, at = rng.integers(config.symbols + 1, size=(1, T)), slice(T // 2, T)
@@ -65,14 +65,14 @@ def run(job):
 
 
 def curve(rows, sweep, variant, column):
-    """x (n,), values (seeds, n) of one line."""
+    """-> x (n,), values (seeds, n) of one line."""
     own = [row for row in rows if (row["sweep"], row["variant"]) == (sweep, variant)]
     x = sorted({int(row[sweep]) for row in own})
     return np.array(x), np.array([common.by_seed(own, column, **{sweep: v}) for v in x]).T
 
 
 def exponent(rows, variant, column):
-    """Of the growth with T ≥ 256 (or all, if they are few): the slope of the logs for each seed."""
+    """Exponent of the growth with T ≥ 256 (or all T if few): the log-log slope for each seed."""
     x, values = curve(rows, "T", variant, column)
     large = x >= min(256, x[-2])
     return np.polyfit(np.log(x[large]), np.log(values[:, large]).T, 1)[0]
@@ -81,16 +81,17 @@ def exponent(rows, variant, column):
 def finding(rows):
     ours, plain = ([exponent(rows, v, column) for column in ("ms", "MB")]
                    for v in ("membottleneck", "transformer"))  # fmt: skip
-    claim = "A MemBottleneck's step scales linearly with the length, a Transformer's does not"
+    claim = "The cost of a MemBottleneck step grows at most linearly with the length; "
+    claim += "that of a Transformer step does not"
     measured = f"Time ~ T^({common.spread(ours[0], 2)}), transformer T^{plain[0].mean():.2f}; "
-    measured += f"memory T^{ours[1].mean():.2f}, T^{plain[1].mean():.2f} (T ≥ 256)"
+    measured += f"peak RAM T^{ours[1].mean():.2f}, T^{plain[1].mean():.2f} (T ≥ 256)"
     linear = [common.clear(b - a) > 0 and a.mean() < 1.1 for a, b in zip(ours, plain, strict=True)]
     return [(claim, "ours", measured, common.shown(all(linear)))]
 
 
 def draw(rows, out):
-    """Time and memory against T above; time against the rest below, counted operations dotted."""
-    note = "one sequence per step; width 32, M = 8, 2 layers, T = 1024 where not swept; dotted: "
+    """Above: time, peak RAM and operations against T; below: time against M, width and layers."""
+    note = "one sequence per step; width 32, M = 8, 2 layers, T = 1024 unless varied; dotted: "
     note += "counted operations, scaled to the last point"
     figure, grid = common.slide(finding(rows), note, rows, columns=3, lines=2)
     for axes, (sweep, column) in zip(grid.flat, PANELS, strict=True):

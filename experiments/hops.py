@@ -1,6 +1,6 @@
 """How many layers does a path through memory need? Masked against membottleneck, 1 to 3 layers.
 
-Ours. Under the bottleneck mask, a sequence row reads the memory as it was before the layer: a write
+Ours. In the masked variant, a sequence row reads the memory as it was before the layer: a write
 takes one layer and a read the next. MemBottleneck reads the memory that the layer has just written.
 """
 
@@ -22,9 +22,9 @@ def jobs(args):
 
 
 def reach(s, params):
-    """Share of pairs (input position, slot) in which another symbol at the input moves the logits.
+    """Share of pairs (input position, slot) in which changing the input changes the logits.
 
-    0: no input is seen from any slot; 1: each is seen from all. One random sequence, every change.
+    0: no input reaches any slot; 1: each reaches all. One random sequence; each symbol is changed.
     """
     tokens, n = train_toy.make_batch(s, 1, train_toy.TEST).tokens, np.arange(s.length)
     both = np.repeat(tokens, 2 * s.length, axis=0)
@@ -42,17 +42,18 @@ def run(job):
 def finding(rows):
     one, two = (100 * common.by_seed(rows, "symbol", variant="masked", layers=L) for L in (1, 2))
     bottleneck = 100 * common.by_seed(rows, "symbol", variant="membottleneck", layers=1)
-    claim = "Under the mask, a write takes one layer and a read the next; MemBottleneck needs one"
-    measured = f"One layer, symbols right: masked {common.spread(one)} %, "
-    measured += f"membottleneck {bottleneck.mean():.1f} %"
+    claim = "Under the mask, a write takes one layer and a read the next; "
+    claim += "MemBottleneck does both in one layer"
+    measured = f"Symbol accuracy with one layer: masked {common.spread(one)}%, "
+    measured += f"membottleneck {bottleneck.mean():.1f}%"
     verdict = common.shown(common.clear(bottleneck - one) > 0 and common.clear(two - one) > 0)
     return [(claim, "order: paper; mask: ours", measured, verdict)]
 
 
 def draw(rows, out):
-    """A bar for the mean, a dot per seed, the reach inside or above."""
-    note = f"reverse, M = 16, at most {rows[0]['steps']} steps; reach: pairs of input and slot in "
-    note += "which a change of the input moves the output"
+    """A bar for the mean, a dot per seed, the reach as text."""
+    note = f"reverse, M = 16, at most {rows[0]['steps']} steps; reach: share of the pairs of "
+    note += "input and slot in which a change of the input changes the output"
     figure, ((axes,),) = common.slide(finding(rows), note, rows)
     for (variant, layers), own in common.group(rows, "variant", "layers").items():
         x = int(layers) + 0.4 * VARIANTS.index(variant) - 0.2
@@ -60,7 +61,7 @@ def draw(rows, out):
         axes.bar(x, values.mean(), 0.38, color=common.VARIANT_COLORS[variant])
         dots = x + np.linspace(-0.08, 0.08, len(values))
         axes.plot(dots, values, "o", color="black", markersize=6, clip_on=False)
-        text = f"{variant}\nreach {100 * common.numbers(own, 'reach').mean():.0f} %"
+        text = f"{variant}\nreach {100 * common.numbers(own, 'reach').mean():.0f}%"
         axes.text(x, 18, text, ha="center", va="bottom", rotation=90, weight="bold")
     common.chance(axes)
     axes.set(xticks=LAYERS, xlabel="layers", ylabel="symbol accuracy (%)")

@@ -1,8 +1,8 @@
-"""What does a trained model lose when memory tokens are taken from it? (Also called ablations.)
+"""Lesions (also called ablations): what does a trained model lose when memory tokens are removed?
 
-[paper] for the question; the setting is ours. Tokens are removed one by one, in random order and
-most used first, or replaced one by one by noise or by the mean of all. At least one token stays
-when removing, since membottleneck attends to nothing else.
+[paper] for the question; the setting is ours. Tokens are removed one by one, in random order or
+most used first, or replaced one by one with noise or with the mean of all tokens. At least one is
+never removed, since the sequence of a membottleneck attends to memory only.
 """
 
 from dataclasses import replace
@@ -14,8 +14,8 @@ VARIANTS = ("memtransformer", "memctrl", "membottleneck")
 WAYS = {
     "random": "removed, random order",
     "used": "removed, most used first",
-    "noise": "replaced by noise",
-    "mean": "replaced by the mean",
+    "noise": "replaced with noise",
+    "mean": "replaced with the mean",
 }
 ORDERS, LESIONED_ON = 3, 500  # random orders, averaged; test sequences
 FOUND = (*common.SCORES, "read", "lesioned_on", *WAYS)
@@ -38,13 +38,13 @@ def use(params, config, tokens):
 
 
 def keep(params, config, tokens):
-    """-> params and configuration with only these memory tokens (k,), in their old order."""
+    """-> params and configuration with only these memory tokens (k,), in their original order."""
     kept = params | {"memory": params["memory"][np.sort(tokens)]}
     return kept, replace(config, memory=len(tokens))
 
 
 def exchange(params, tokens, rows):
-    """-> params in which these memory tokens (k,) have become theirs of `rows` (M, C)."""
+    """-> params in which these memory tokens (k,) are replaced with those of `rows` (M, C)."""
     memory = params["memory"].copy()
     memory[tokens] = rows[tokens]
     return params | {"memory": memory}
@@ -57,15 +57,15 @@ def removed(params, config, batch, order):
 
 
 def replaced(params, config, batch, order, rows):
-    """Symbol accuracy after the first 0, 1, … M tokens of the order are exchanged."""
+    """Symbol accuracy after the first 0, 1, … M tokens of the order are replaced."""
     lesioned = (exchange(params, order[:k], rows) for k in range(len(order) + 1))
     return [train_toy.evaluate(params, config, batch).symbol for params in lesioned]
 
 
 def run(job):
-    """Train, then damage: symbol accuracy by number of tokens lost; `read` is the total use.
+    """Train, then damage: symbol accuracy by number of tokens lost; `read` is the sum of `use`.
 
-    Noise is normal, with mean and deviation of the model's memory.
+    Noise is normal, with the mean and standard deviation of the model's memory.
     """
     s, state = common.train(job)
     batch = train_toy.make_batch(s, LESIONED_ON, train_toy.TEST)
@@ -92,18 +92,18 @@ def finding(rows):
         for v in ("membottleneck", "memtransformer")
     )
     claim = "A model whose only path is memory relies on it more than one with other paths"
-    measured = f"Nine of ten tokens removed, symbols right: membottleneck {common.spread(only)} %, "
-    measured += f"memtransformer {beside.mean():.1f} %"
+    measured = "Symbol accuracy with nine of ten tokens removed: membottleneck "
+    measured += f"{common.spread(only)}%, memtransformer {beside.mean():.1f}%"
     verdict = common.shown(common.clear(beside - only) > 0)
     return [(claim, "question: paper; setting: ours", measured, verdict)]
 
 
 def draw(rows, out):
-    """A panel per variant, a line per way, both tasks together."""
+    """A panel per variant, a line per kind of lesion, both tasks together."""
     note = (
         f"copy and reverse, M = 10, trained until solved; {rows[0]['lesioned_on']} test sequences; "
     )
-    note += "READ: share of a sequence row's attention, and if it were even"
+    note += "READ: share of a sequence row's attention, and that of uniform attention"
     figure, grid = common.slide(finding(rows), note, rows, columns=3, sharey=True)
     for axes, ((variant,), own) in zip(grid[0], common.group(rows, "variant").items(), strict=True):
         for i, (way, label) in enumerate(WAYS.items()):
@@ -111,9 +111,9 @@ def draw(rows, out):
             common.line(axes, range(values.shape[1]), values, i, label=label)
         read = 100 * common.numbers(own, "read").mean()
         even = attention.shares(attention.even(memt.Config(variant=variant), 20), 10)["READ"]
-        axes.set_title(f"{variant}\nREAD {read:.0f} %, even {100 * even:.0f} %")
+        axes.set_title(f"{variant}\nREAD {read:.0f}%, uniform {100 * even:.0f}%")
         common.chance(axes)
-        axes.set(xlabel="tokens lost, of 10", ylim=(0, 103), xticks=range(0, 11, 2))
+        axes.set(xlabel="tokens lost (of 10)", ylim=(0, 103), xticks=range(0, 11, 2))
     grid[0, 0].set_ylabel("symbol accuracy (%)")
     grid[0, 0].legend(loc=(0.02, 0.1), fontsize=14, frameon=False)
     common.save(figure, out / "lesions.png")

@@ -1,9 +1,9 @@
-"""Mutation testing: single changes of the syntax tree, drawn by a seed; do the tests notice them?
+"""Mutation testing: do the tests notice random single changes of the syntax tree?
 
     python -m experiments.mutants --seed 1 --count memt=120 autograd=60 experiments=100 --jobs 2
 
-Docstrings, messages, annotations and the looks of pictures stay. A mutant is killed by a test file
-that fails or takes 300 seconds; those that mention the mutated file most are run first. Unix only.
+Docstrings, messages, annotations and the looks of pictures are not changed. A mutant is killed if a
+test file fails or takes 300 seconds; files that mention the mutated one most run first. Unix only.
 """
 
 import ast
@@ -19,7 +19,7 @@ from pathlib import Path
 import train_toy
 
 ROOT = Path(__file__).parents[1]
-INSTRUMENTS = ("benchmark.py", "stress.py", "mutants.py")  # nobody can say what they should try
+INSTRUMENTS = ("benchmark.py", "stress.py", "mutants.py")  # what they try has no right answer
 LOOKS = "alpha cmap color description dpi epilog figsize fontsize frameon ha help layout lw pad va"
 PAIRS = """Add Sub  Mult Div  Pow MatMult  FloorDiv Mod  LShift RShift  BitAnd BitOr  And Or
            Lt LtE  Gt GtE  Eq NotEq  Is IsNot  In NotIn""".split()  # noqa: SIM905
@@ -34,7 +34,7 @@ ALTERNATIVES = {  # type of a node -> what may replace it
     ast.Attribute: lambda n: [n.value] if n.attr == "T" else [],
     ast.Slice: lambda n: [ast.Slice(None, n.upper, n.step), ast.Slice(n.lower, None, n.step)],
     ast.Call: lambda n: [ast.Call(n.func, [*n.args[1::-1], *n.args[2:]], n.keywords)],
-    ast.keyword: lambda n: [ast.keyword(None, ast.Dict([], []))],  # **{}: it is dropped
+    ast.keyword: lambda n: [ast.keyword(None, ast.Dict([], []))],  # **{}: the argument is dropped
     ast.comprehension: lambda n: [ast.comprehension(n.target, n.iter, [], n.is_async)],
     ast.Assign: lambda n: [ast.Pass()] if hasattr(n.targets[0], "value") else [],  # x.y or x[i]
     ast.AugAssign: lambda n: [ast.Pass(), ast.Assign([n.target], n.value, lineno=0)],
@@ -48,13 +48,13 @@ exec timeout --foreground 300 "$0" -m pytest -xq -p no:cacheprovider "tests/$1" 
 
 
 def nodes(parent, where):
-    """Every node below that may change, and the function that it is in."""
+    """Every node below that may change, and the name of the function that it is in."""
     where += f".{parent.name}" if isinstance(parent, (ast.FunctionDef, ast.ClassDef)) else ""
     types = getattr(parent, "annotation", None), getattr(parent, "returns", None)
     for node in ast.iter_child_nodes(parent):
         match node:
             case ast.Expr(ast.Constant()) | ast.If(ast.Compare(ast.Name("__name__"))):
-                pass  # a docstring; what is run as a command only
+                pass  # a docstring; the command's entry
             case ast.Call(ast.Name("must"), [condition, _]):
                 yield from nodes(ast.Expr(condition), where)  # not the message
             case _ if node not in types and getattr(node, "arg", "") not in LOOKS.split():
@@ -63,7 +63,7 @@ def nodes(parent, where):
 
 
 def draw(group, seed):
-    """Mutants of a file or a directory in random order -> path, source, what changed."""
+    """Yield mutants of a file or a directory in random order: path, source, what changed."""
     paths = [*ROOT.glob(f"{group}.py"), *sorted(ROOT.glob(f"{group}/*.py"))]
     trees = {p: ast.parse(p.read_text("utf-8")) for p in paths if p.name not in INSTRUMENTS}
     found = [(path, *x) for path, tree in trees.items() for x in nodes(tree, path.stem)]
@@ -95,18 +95,18 @@ def killer(path, source, _change):
 def main():
     """The command: prints every survivor, then how many were killed."""
     parser = train_toy.Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=1, help="which mutants are drawn (1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random choice (1)")
     parser.add_argument("--count", nargs="+", required=True, help="such as memt=120 exercises=40")
-    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants tested at a time (1)")
     given = parser.parse_args()
     shares = [text.partition("=")[::2] for text in given.count]
     if not all(n.isdecimal() and next(draw(group, 0), None) for group, n in shares):
-        parser.error(f"--count is {' '.join(given.count)}: must be like memt=120 exercises=40")
+        parser.error(f"--count is {' '.join(given.count)}: must be such as memt=120 exercises=40")
     mutants = [x for group, n in shares for x in islice(draw(group, given.seed), int(n))]
     pool, killed, tried, path = ThreadPoolExecutor(given.jobs), 0, 0, ROOT / "memt.py"
     try:
         if test := killer(path, ast.unparse(ast.parse(path.read_bytes())), "nothing"):
-            sys.exit(f"tests/{test} fails without a mutant: fix it first")
+            sys.exit(f"tests/{test} fails on the unchanged code: fix it first")
         for mutant, test in zip(mutants, pool.map(lambda m: killer(*m), mutants), strict=True):
             tried, killed = tried + 1, killed + bool(test)
             print("" if test else f"survived: {mutant[2]}\n", end="", flush=True)

@@ -2,11 +2,11 @@
 
     python -m experiments.stress configurations    # 300 random models against PyTorch
     python -m experiments.stress training          # 20,000 steps of every variant, twice
-    python -m experiments.stress interruptions     # 50 runs for each way to cut one short
+    python -m experiments.stress interruptions     # 50 runs cut short in each of four ways
     python -m experiments.stress fuzz              # 50,000 damaged files for memt.load
 
---count: how many; --seed: where the random numbers start. Number i has seed + i, so that
-`--seed S --count 1` repeats what failed with seed S. Exit status 1: something failed.
+--count: how many; --seed: the first seed. Case i has the seed SEED + i, so that
+`--seed S --count 1` repeats a failure with seed S. Exit status 1: something failed.
 """
 
 import io
@@ -37,11 +37,11 @@ from experiments.bridge import reference_loss_and_grads
 
 # ---------------------------------------------------------------- configurations
 
-BOUNDS = {"ordinary": 1e-10, "extreme": 1e-6}  # largest errors allowed
+BOUNDS = {"ordinary": 1e-10, "extreme": 1e-6}  # largest allowed error of a kind
 
 
 def random_config(rng, extreme):
-    """Any variant with any option; an extreme one may have width 2 and a single symbol."""
+    """Any variant with any option; an extreme one may have a head width of 2."""
     symbols, heads, hidden, layers, outputs = map(int, rng.integers(1, (12, 5, 24, 5, 9)))
     shape = symbols, heads * int(rng.choice((2, 4, 6) if extreme else (4, 6, 8))), heads
     variant = str(rng.choice(memt.VARIANTS))
@@ -57,7 +57,7 @@ def random_config(rng, extreme):
 def random_case(seed):
     """-> ordinary or extreme, float64 params, then tokens, targets, config, at, mask.
 
-    Extreme: one token throughout, attention logits or logits of about 1e4, or none of that.
+    Extreme: the same token everywhere, attention logits or logits of about 1e4, or neither.
     """
     rng, extreme = np.random.default_rng([70, seed]), seed % 2 == 1
     config, (B, T) = random_config(rng, extreme), rng.integers(1, (4, 12))
@@ -79,7 +79,7 @@ def random_case(seed):
 
 
 def configurations(count, seed):
-    """Prints the errors of gradients by variant, and what float32 loses. True if within bounds."""
+    """Print gradient errors by variant, and those of float32 -> whether all are within bounds."""
     torch.set_num_threads(1)
     found, bad = defaultdict(list), 0
     for number in range(seed, seed + count):
@@ -110,12 +110,12 @@ TINY = {"length": 2, "width": 4, "heads": 2, "hidden": 6, "layers": 1, "batch": 
 
 
 def peak():
-    """The largest memory that this process has had, in MB."""
+    """Peak RAM of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def long_run(variant, steps, seed):
-    """Train all steps -> state, growth of the peak of memory after a tenth of them, in MB."""
+    """Train all steps -> state, growth of the peak RAM after the first tenth of them, in MB."""
     memory = 0 if variant == "transformer" else 2
     s = train_toy.default_settings(variant, **TINY, memory=memory, steps=steps, seed=seed)
     with patch.object(train_toy, "SOLVED", 2):  # never
@@ -126,7 +126,7 @@ def long_run(variant, steps, seed):
 
 
 def training(count, seed):
-    """Two runs of every variant: finite, equal to the bit, and no growth of memory."""
+    """Two runs of every variant must be finite and bit-identical, without growth of peak RAM."""
     good = True
     for variant in memt.VARIANTS:
         (a, grown), (b, _) = (long_run(variant, count, seed) for _ in range(2))
@@ -134,14 +134,14 @@ def training(count, seed):
         finite = bool(np.isfinite(memt.flat(a.params)).all() and np.isfinite(a.log).all())
         good &= same and finite and a.step == count and grown < 2
         print(f"{variant:<15} seed {seed}: {a.step} steps, loss {a.log[-1][1]:.3f}, finite "
-              f"{finite}, equal bits {same}, memory +{grown:.1f} MB", flush=True)  # fmt: skip
+              f"{finite}, bit-identical {same}, peak RAM +{grown:.1f} MB", flush=True)  # fmt: skip
     return good
 
 
 # ---------------------------------------------------------------- interruptions
 
-# train_toy on a clock that runs 2000 times faster: a checkpoint every 2.5 ms instead of every 5 s,
-# so that many signals arrive while one is written. Pictures are left out for speed.
+# train_toy on a clock that is 2000 times too fast: a checkpoint every 2.5 ms instead of every 5 s,
+# so that many signals arrive while one is being written. Without pictures, for speed.
 SCRIPT = """
 import sys, time, runpy
 clock = time.perf_counter
@@ -162,13 +162,13 @@ def begin(out, *more, before=()):
 
 def cut_short(way, rng, out, seconds, size):
     """Begin a run and end it by a signal or by a full disk -> what it wrote to stderr."""
-    if way == "full disk":  # no file may grow beyond so many blocks of 512 bytes
+    if way == "full disk":  # no file may exceed this many blocks of 512 bytes
         blocks = str(rng.randrange(size // 1024, size // 512 + 1))
         process = begin(out, before=("sh", "-c", 'ulimit -f $0; exec "$@"', blocks))
         return process.communicate(timeout=300)[1]
     process = begin(out)
     time.sleep(rng.uniform(0, seconds))
-    if process.poll() is not None:  # over before its time: once more, and sooner
+    if process.poll() is not None:  # it finished before the signal: try again, with a shorter wait
         process.communicate()
         shutil.rmtree(out)
         return cut_short(way, rng, out, 0.8 * seconds, size)
@@ -177,7 +177,7 @@ def cut_short(way, rng, out, seconds, size):
 
 
 def check_files(out, whole):
-    """Raises unless every file under a final name is whole."""
+    """Raise unless every file under a final name is complete."""
     readers = {"checkpoint.npz": lambda path: train_toy.read_checkpoint(path.parent)}
     readers |= {"model.npz": memt.load, "result.json": lambda path: json.loads(path.read_text())}
     for name in readers.keys() & {path.name for path in out.glob("*")}:
@@ -188,14 +188,14 @@ def check_files(out, whole):
 
 
 def interruption(way, seed, whole, seconds):
-    """One run cut short and resumed -> 'equal', or what went wrong; and where it was cut."""
+    """Cut a run short and resume it -> 'equal' and where it was cut, or what went wrong."""
     rng = random.Random(f"{way}{seed}")
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
         said = cut_short(way, rng, out, seconds, (whole / "checkpoint.npz").stat().st_size)
         where = "done" if (out / "result.json").exists() else "between"
         where = "writing" if [*out.glob("*.part")] else where
-        if "Traceback" in said and "KeyboardInterrupt" not in said:  # Python was not yet up
+        if "Traceback" in said and "KeyboardInterrupt" not in said:  # Python was still starting
             return f"traceback: {said.splitlines()[-1]}"
         try:
             check_files(out, whole)
@@ -211,7 +211,7 @@ def interruption(way, seed, whole, seconds):
 
 
 def interruptions(count, seed):
-    """`count` of each way, two at a time."""
+    """Cut `count` runs short in each way, two at a time -> whether all ended equal."""
     bad = 0
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as pool:
         whole, began = Path(directory) / "whole", time.perf_counter()
@@ -223,7 +223,7 @@ def interruptions(count, seed):
             bad += sum(n for what, n in found.items() if not what.startswith("equal"))
             text = "; ".join(f"{n} {what}" for what, n in sorted(found.items()))
             print(f"{way:<9} {count} runs: {text}", flush=True)
-    print(f"{len(WAYS) * count} runs cut short, {bad} did not end equal to the uninterrupted one")
+    print(f"{len(WAYS) * count} runs cut short; {bad} did not end equal to the uninterrupted one")
     return not bad
 
 
@@ -236,7 +236,7 @@ FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "sub
 
 
 def damaged(rng, data):
-    """Cut off, or with up to three pieces replaced; half of them are in the first 128 bytes."""
+    """Truncated data, or up to three pieces replaced, half of them in the first 128 bytes."""
     if rng.random() < 0.2:
         return data[: rng.randrange(len(data))]
     for _ in range(rng.choice((1, 1, 1, 3))):
@@ -249,7 +249,7 @@ def damaged(rng, data):
 
 
 def damaged_file(seed):
-    """Damage to the whole file, or to one array or the configuration, under a right checksum."""
+    """A damaged file, or one with a damaged array or configuration under a correct checksum."""
     rng, whole = random.Random(seed), io.BytesIO()
     params = memt.init_params(SMALL, np.random.default_rng(0))
     arrays = {"config": json.dumps(asdict(SMALL)), **params}
@@ -263,7 +263,7 @@ def damaged_file(seed):
 
 
 def load_result(path):
-    """'refused', 'loaded', or what is wrong."""
+    """-> 'refused', 'loaded', or what is wrong."""
     try:
         params, config = memt.load(path)
     except ValueError as error:
@@ -276,7 +276,7 @@ def load_result(path):
 
 
 def fuzz(count, seed):
-    """Every file is refused in one line, or loads as finite parameters; nothing is executed."""
+    """Every file must be refused in one line or load as finite parameters; none may run code."""
     executed, found = [], Counter()
     sys.addaudithook(lambda event, _: executed.append(event) if event in FORBIDDEN else None)
     with tempfile.TemporaryDirectory() as directory:
@@ -289,7 +289,7 @@ def fuzz(count, seed):
             if what not in ("refused", "loaded"):
                 print(f"seed {number}: {what}")
     grown = peak() - before
-    print(f"{count} files: {dict(found)}, executed {len(executed)}, memory +{grown:.1f} MB")
+    print(f"{count} files: {dict(found)}, executed {len(executed)}, peak RAM +{grown:.1f} MB")
     return not executed and grown < 50 and set(found) <= {"refused", "loaded"}
 
 
@@ -300,8 +300,8 @@ def main():
     """The command."""
     parser = train_toy.Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=STRESS)
-    parser.add_argument("--count", type=int, help="models, steps, runs of each kind, files")
-    parser.add_argument("--seed", type=int, default=0, help="(0)")
+    parser.add_argument("--count", type=int, help="models, steps, runs for each way, or files")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed (0)")
     given, began = parser.parse_args(), time.perf_counter()
     good = globals()[given.what](given.count or STRESS[given.what], given.seed)
     print(f"{'passed' if good else 'FAILED'}, {time.perf_counter() - began:.0f} s")

@@ -1,12 +1,12 @@
-"""Does memory help on language? Masked characters of any text, with and without local attention.
+"""Does memory help language modelling? Masked characters of a text, global or local attention.
 
-    python -m experiments.text                # the text that every Python carries
+    python -m experiments.text                # a text that ships with Python
     python -m experiments.text --text FILE    # another, UTF-8
 
-[paper] claims it for language models and translation; this small setting is ours. A window of
-characters has some positions masked, the same in the whole batch; the loss is the cross-entropy
-there. The first nine tenths of the text train, the last tenth is held out. Each M is trained for
-as many steps as the transformer, and again for as many as cost the transformer's compute.
+[paper] claims that it helps language models and translation; this small setting is ours. In each
+window of characters, some positions are masked, the same in the whole batch; the loss is the
+cross-entropy there. The first nine tenths of the text are for training; the last tenth is held out.
+Each M is trained once with the transformer's number of steps, and once with its compute.
 """
 
 import hashlib
@@ -27,33 +27,33 @@ FOUND = ("symbols", "characters", "held_out", "flops", "bits")
 def read_text(name):
     """-> the text of a file, or of OWN; its hash.
 
-    Raises OSError, or ValueError if it is no text, or so short that its last tenth has no window.
+    Raises OSError; ValueError if it is not text, or if its last tenth is shorter than a window.
     """
     try:
         text = "\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
         text = text if name == OWN else Path(name).read_text(encoding="utf-8")
-        name.encode()  # the CSV holds it
+        name.encode()  # the CSV will contain it
     except UnicodeError:
         text = "\0"
     if "\0" in text:
         raise ValueError(f"--text {name!r} is not text: must be UTF-8 without zero bytes")
     if len(text) < 10 * T:
-        raise ValueError(f"--text {name!r} has {len(text)} characters: must have at least {10 * T}")
+        raise ValueError(f"--text {name!r} has {len(text)} characters: needs at least {10 * T}")
     return text, hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def settings(job, symbols):
-    """The model and its training."""
+    """The settings of the model and its training."""
     own = {name: job[name] for name in (*MODEL, "memory", "window", "steps", "seed")}
     variant = "memtransformer" if job["memory"] else "transformer"
     return train_toy.default_settings(variant, symbols=symbols, **own)
 
 
 def jobs(args):
-    """Windows × M × budgets. The transformer's two budgets are one."""
+    """Windows × M × budgets. The transformer has only one budget, since its two are equal."""
     text, sha256 = read_text(args.text)
     if args.text != OWN:
-        args.out = args.out or Path("runs/text")  # figures/ holds what OWN gave
+        args.out = args.out or Path("runs/text")  # figures/ holds the results for OWN
     about = {"text": args.text, "sha256": sha256, "python": platform.python_version()}
     about |= {"length": T, "blanked": R} | MODEL
     steps, found = 20 if args.quick else STEPS, []
@@ -70,7 +70,7 @@ def jobs(args):
 
 
 def windows(ids, starts, rng, symbols):
-    """A Batch: characters from each start with R of T positions masked, and what was there."""
+    """A Batch: T characters from each start, R of them masked; the targets are those."""
     x, at = ids[starts[:, None] + np.arange(T)], np.sort(rng.choice(T, R, replace=False))
     tokens = x.copy()
     tokens[:, at] = symbols
@@ -78,7 +78,7 @@ def windows(ids, starts, rng, symbols):
 
 
 def held_out(s, params, ids):
-    """Bits per masked character over all windows side by side; the same masks for all models."""
+    """Bits per masked character over all adjacent windows; all models get the same masks."""
     rng, bits = np.random.default_rng(0), 0
     starts = np.arange(0, len(ids) - T + 1, T)
     for i in range(0, len(starts), 64):
@@ -88,19 +88,19 @@ def held_out(s, params, ids):
 
 
 def run(job):
-    """Train, then measure on held-out text; `flops` is the compute of all training, in 10¹².
+    """Train, then measure on held-out text; `flops`: operations of the training, in 10¹².
 
-    Raises ValueError if the text is no longer that of the job.
+    Raises ValueError if the text has changed since the job was made.
     """
     text, sha256 = read_text(job["text"])
     if sha256 != job["sha256"]:
-        raise ValueError(f"--text {job['text']!r} has changed since the start: start again")
+        raise ValueError(f"--text {job['text']!r} has changed since the start: restart the command")
     symbols, ids = np.unique(list(text), return_inverse=True)
     ids, test = np.split(ids, [len(ids) * 9 // 10])
     s = settings(job, len(symbols))
     state = train_toy.start(s)
 
-    def batches(_, stream, step):  # validation, which decides nothing here, is as small
+    def batches(_, stream, step):  # as small for validation, which decides nothing here
         rng = np.random.default_rng([s.seed, stream, step])
         starts = rng.integers(len(ids) - T + 1, size=s.batch)
         return windows(ids, starts, rng, len(symbols))
@@ -113,7 +113,7 @@ def run(job):
 
 
 def changes(rows, window):
-    """(budget, M > 0) -> bits more than with M = 0 by seed; below 0 is better."""
+    """(budget, M > 0) -> bits minus those with M = 0, one per seed; lower is better."""
     plain = common.by_seed(rows, "bits", window=window, memory=0)
     kinds = sorted({(row["budget"], row["memory"]) for row in rows if row["memory"] != "0"})
     return {
@@ -123,27 +123,28 @@ def changes(rows, window):
 
 
 def name_of(window):
-    return f"attention within {window} characters" if window else "global attention"
+    return f"local attention (window {window})" if window else "global attention"
 
 
 def finding(rows):
     found = []
-    for window, who in ((None, "paper; a rerun reports about 1 % in perplexity"), (RADIUS, "ours")):
+    for window, who in ((None, "paper; reported: about 1% lower perplexity"), (RADIUS, "ours")):
         change = [*changes(rows, window).values()]
         clear, mean = [common.clear(x) for x in change], np.mean(change, axis=0)
-        measured = f"{common.spread(mean, 3)} bits more per masked character; {clear.count(-1)} of "
-        measured += f"{len(clear)} comparisons gain clearly, {clear.count(1)} lose"
-        claim = f"Memory helps on language, with {name_of(window)}"
+        measured = f"{common.spread(mean, 3)} bits per masked character more than without memory; "
+        measured += f"clear gain in {clear.count(-1)} of {len(clear)} comparisons, "
+        measured += f"clear loss in {clear.count(1)}"
+        claim = f"Memory helps language modelling with {name_of(window)}"
         found.append((claim, who, measured, common.shown(common.clear(mean) < 0)))
     return found
 
 
 def draw(rows, out):
-    """Bits against M, a panel per attention, a line per budget; the transformer is in both."""
+    """Bits against M, a panel per kind of attention, a line per budget; both start at M = 0."""
     note = (
         f"held-out {rows[0]['text']}, {R} of {T} characters masked, 2 layers, {rows[0]['steps']} "
     )
-    note += "steps; mean and 95 % interval; equal compute: fewer steps for larger M"
+    note += "steps; mean and 95% interval; equal compute: fewer steps for larger M"
     figure, grid = common.slide(finding(rows), note, rows, columns=2)
     memory = sorted({int(row["memory"]) for row in rows})
     for axes, window in zip(grid[0], (None, RADIUS), strict=True):
@@ -157,12 +158,12 @@ def draw(rows, out):
         axes.set(xticks=range(len(memory)), xticklabels=memory, xlabel="memory tokens M")
         axes.set_title(name_of(window))
         axes.margins(x=0.1, y=0.2)
-    grid[0, 0].set_ylabel("bits per masked character\n(fewer is better)")
+    grid[0, 0].set_ylabel("bits per masked character\n(lower is better)")
     grid[0, 1].legend(fontsize=14)
     common.save(figure, out / "text.png")
 
 
 if __name__ == "__main__":
     with_text = common.make_parser(__doc__)
-    with_text.add_argument("--text", default=OWN, help=f"a file, UTF-8 ({OWN})")
+    with_text.add_argument("--text", default=OWN, help=f"a text file in UTF-8 ({OWN})")
     common.main("text", with_text)

@@ -1,7 +1,7 @@
-"""Do all variants learn, and how fast? Steps to 99 % exact match on copy and reverse.
+"""Do all variants learn, and how fast? Steps to 99% exact match on copy and reverse.
 
-[paper] for the wirings. A plain transformer solves both tasks, so none of this shows that memory
-helps: it shows what a path through memory costs in steps.
+[paper] for the wirings. A plain transformer solves both tasks, so this does not show that memory
+helps: it shows how many steps a path through memory costs.
 """
 
 from experiments import common
@@ -24,9 +24,9 @@ def jobs(args):
 
 
 def run(job):
-    """Train and test; `goal` is the first validated step with GOAL exact match, empty if none.
+    """Train and test; `goal` is the first step validated with exact match GOAL, empty if none.
 
-    `curve` is the exact match of every validation, one per train_toy.VALIDATE_EVERY steps.
+    `curve`: the exact match of every validation, one per train_toy.VALIDATE_EVERY steps.
     """
     s, state = common.train(job)
     goal = next((step for step, _, _, exact in state.log if exact >= GOAL), None)
@@ -40,20 +40,20 @@ def finding(rows):
     )
     learned = all(row["goal"] for row in rows)
     claim = "All variants learn copy and reverse; a bottleneck costs steps"
-    measured = f"Membottleneck {common.spread(slow, 0)} steps, memtransformer {fast.mean():.0f}"
+    measured = f"MemBottleneck {common.spread(slow, 0)} steps, MemTransformer {fast.mean():.0f}"
     verdict = common.shown(learned and common.clear(slow - fast) > 0)
     return [(claim, "wirings: paper, masked: ours; cost: ours", measured, verdict)]
 
 
 def curves(rows):
-    """Exact match in %, (rows, validations); a run that was solved stays where it stopped."""
+    """Exact match in %, (rows, validations); a run that has stopped keeps its last value."""
     found = [np.array(row["curve"].split(), float) for row in rows]
     longest = max(map(len, found))
     return 100 * np.array([np.pad(c, (0, longest - len(c)), "edge") for c in found])
 
 
 def goal_text(rows):
-    """Mean steps to GOAL and how many runs got there."""
+    """Mean number of steps to GOAL, and how many runs reached it if not all did."""
     goals = [int(row["goal"]) for row in rows if row["goal"]]
     mean = f"{np.mean(goals):.0f}" if goals else "never"
     return mean if len(goals) == len(rows) else f"{mean} ({len(goals)} of {len(rows)})"
@@ -62,7 +62,7 @@ def goal_text(rows):
 def draw(rows, out):
     """A panel per task."""
     note = "width 32, M = 10 (masked 16), 2 layers (masked 3); "
-    note += f"numbers: mean steps to {100 * GOAL:.0f} % exact match"
+    note += f"numbers: mean steps to {100 * GOAL:.0f}% exact match"
     figure, grid = common.slide(finding(rows), note, rows, columns=2, sharey=True)
     for axes, ((task,), of_task) in zip(grid[0], common.group(rows, "task").items(), strict=True):
         for i, ((v,), own) in enumerate(common.group(of_task, "variant").items()):

@@ -28,16 +28,16 @@ def run(expression, **names):
 
 
 STEPS = """x + y; y + x; x - y; y - x; x * y; y * x; x / (y * y + 0.5); y / (x * x + 0.5); -x;
-x[:1] - y; (x * x + 0.5) ** -0.5; (x * x + 0.5) ** 3; (x * x + 0.5) ** rng.integers(0, 3, x.shape);
+(x * x + 0.5) ** -0.5; (x * x + 0.5) ** 1.5; (x * x + 0.5) ** rng.integers(0, 3, x.shape);
 np.log(x * x + 0.5); np.exp(-x * x); np.sqrt(x * x + 0.5); np.maximum(x, y); np.maximum(y, x);
 x.sum(axis, keepdims=keep); np.sum(x, (0, -1), keepdims=keep); x.max(axis, keepdims=keep); x.sum();
-np.max(x); x.mean((0, -1), keepdims=keep); x @ x.swapaxes(-1, -2); rng.random((5, x.shape[-2])) @ x;
-x @ rng.random((x.shape[-1], 5)); x @ matrix; matrix @ x; x.reshape(-1, len(x)); x.reshape(x.size);
-x.reshape((-1,)); x.T; np.transpose(x); x.transpose(*order); x.transpose(order); x[rows]; x[-1];
-x.swapaxes(0, axis); np.copy(x.T, order="C"); np.broadcast_to(x[:1], (2, *x.shape)); x[rows, 0];
-np.where(rng.random(x.shape) < 0.5, x, y); np.where(rng.random(x.shape) < 0.5, y, x);
-np.concatenate((x, x * x), axis); np.concatenate((x[:1], rng.random(x.shape), x));
-x[:, None, ..., ::-2]; x[..., [0, -1, 0]]; x[rng.random(x.shape) < 0.9]; x.mean()"""
+x.mean((0, -1), keepdims=keep); x.mean(); x.max(); x @ x.swapaxes(-1, -2); x @ matrix; matrix @ x;
+rng.random((5, x.shape[-2])) @ x; x @ rng.random((x.shape[-1], 5)); x.T; np.transpose(x); x[-1];
+x.transpose(*order); x.transpose(order); x.swapaxes(0, axis); x.reshape(-1, len(x)); x[rows];
+x.reshape((x.size,)); np.copy(x.T, order="C"); np.broadcast_to(x[:1], (2, *x.shape)); x[rows, 0];
+np.where(rng.random(x.shape) < 0.5, x, y); np.where(rng.random(x.shape) < 0.5, y, x); x[..., ::-2];
+np.concatenate((x, x * x), axis); np.concatenate((x[:1], rng.random(x.shape), x)); x[:, None];
+x[..., [0, -1, 0]]; x[rng.random(x.shape) < 0.9]; x[:1] - y"""
 
 
 def take(step, x, rng):
@@ -54,9 +54,7 @@ def take(step, x, rng):
 @pytest.mark.parametrize("first", STEPS.split(";"))
 @settings(derandomize=True, deadline=None, max_examples=15)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(STEPS.split(";")), max_size=3))
-def test_random_programs(first, seed, rest):
-    """Against finite differences, with random upstream weights; the value to the bit."""
-
+def test_random_programs_against_finite_differences(first, seed, rest):
     def f(p):
         rng, y = np.random.default_rng(seed), p["x"]
         for step in (first, *rest):
@@ -72,7 +70,7 @@ def test_random_programs(first, seed, rest):
 
 BY_HAND = [
     ("x.transpose(0, -1) * np.eye(2, 3)", np.ones((2, 3)), np.eye(2, 3)),
-    ("x ** 0", [0, 1], [0, 0]),
+    ("x ** 0", 0, 0),
     ("x ** np.int8(-128)", [0.99, 1], [-128 * 0.99**-129, -128]),
     ("2 * x.max() / 4.0", [3, 1, 3], [0.25, 0, 0.25]),  # equal maxima share the gradient
     ("np.maximum(x, 0)", [-1, 0, 2], [0, 0, 1]),  # relu'(0) = 0
@@ -92,11 +90,8 @@ def test_by_hand(expression, x, slope, dtype):
     assert np.allclose(grads["x"], slope, rtol=1e-5, atol=0)
 
 
-FLOATS, INTEGERS = (
-    "x * b; x / b; x ** b; x @ b",
-    "x[b]; np.where(b, x, 7); np.transpose(x, axes=b[1:])",
-)
-BUFFERS = (np.zeros((3, 3)), FLOATS), ([0] * 3, "x * b"), (np.zeros(3, int), INTEGERS)
+BUFFERS = [(np.zeros((3, 3)), "x * b; x / b; x ** b; x @ b"), ([0] * 3, "x * b")]
+BUFFERS += [(np.zeros(3, int), "x[b]; np.where(b, x, 7); np.transpose(x, axes=b[1:])")]
 
 
 @pytest.mark.parametrize("buffer, use", [(b, u) for b, uses in BUFFERS for u in uses.split(";")])
@@ -126,8 +121,7 @@ def overwrites(p):
 def test_what_f_does_to_its_params_changes_nothing(f):
     params = {"x": X.copy(), "y": np.array(1.5)}
     value, grads = value_and_grad(f)(params)
-    assert value == 57.5 and np.array_equal(params["x"], X)
-    assert list(grads) == ["x", "y"] and np.array_equal(grads["x"], 8 * X)
+    assert value == 57.5 and np.array_equal(params["x"], X) and list(grads) == ["x", "y"]
     check_grad(f, params, grads)
 
 
@@ -143,6 +137,8 @@ def test_the_value_must_be_that_of_plain_arrays(dtype):
         with pytest.raises(ValueError, match="on plain arrays"):
             change(1.0, factor)
     assert np.isnan(tape(lambda x: (x * np.nan).sum())[0])
+    mine, factors = X.copy(), iter((1, 0))  # f may spoil even the caller's array
+    assert tape(lambda x: (x**2 + 0 * mine.__imul__(next(factors))).sum(), mine)[1]["x"].sum() == 12
 
 
 REFUSED = """x.__iadd__(1); np.ones(3).__iadd__(x); x.__setitem__(0, 1); np.asarray(x); X[x]; x[x];
@@ -176,8 +172,7 @@ def test_finite_differences_of_f_in_place_of_a_view_and_of_one_array():
     out = np.zeros(())
     assert np.allclose(nudge(lambda x: (np.multiply(x, 2, out=x) ** 2).sum()), 8 * X)
     assert np.allclose(nudge(lambda x: x[1:2].reshape(()), X.astype("f4")), [0, 1, 0], atol=1e-9)
-    step = nudge(lambda x: np.sum(x**3, out=out), np.zeros(1)) ** 0.5  # also tells the step
-    assert np.allclose(step, 1e-5, atol=0)
+    assert np.allclose(nudge(lambda x: np.sum(x**3, out=out), np.zeros(1)), 1e-10, atol=0)
 
 
 def test_gradient_errors():
@@ -186,10 +181,8 @@ def test_gradient_errors():
     assert np.allclose(list(gradient_errors(grads, reference).values()), [0.1, 0.5, 0])
     assert gradient_errors({"a": np.array([0, 0.5])}, {"a": np.zeros(2)}) == {"a": 0.5}
     masked = np.ma.masked_greater(X, 2)
-    assert gradient_errors({"a": masked, "b": X / 2}, {"a": X / 2, "b": masked}) == {
-        "a": 1,
-        "b": 0.5,
-    }
+    errors = gradient_errors({"a": masked, "b": X / 2}, {"a": X / 2, "b": masked})
+    assert errors == {"a": 1, "b": 0.5}
     for wrong in ({"a": X}, {**grads, "a": X}):
         with pytest.raises(ValueError, match=r"\(3,\).* must be .*'a': \(2,\)"):
             gradient_errors(wrong, reference)

@@ -37,7 +37,7 @@ def said(name, answer):
 def test_a_solution_passes_alone_and_what_is_left_open_does_not(name):
     state, text = grade.verdict(name, BLANK, "mine.py")
     assert state == ("wrong" if name == "tied_backward" else "not written yet")
-    assert "both lines are as they were" in text or not text
+    assert "both wrong lines are still unchanged" in text or not text
     others = starter([other for other in EXERCISES if other != name])
     assert grade.verdict(name, FULL, "mine.py") == ("solved", "")
     assert grade.verdict(name, others, "mine.py") == ("solved", "")  # needs no other exercise
@@ -91,7 +91,7 @@ SLIPS = {  # exercise -> what is replaced -> by what, the start of the hint, and
         "dp * p": ["dp", "factor", "p", "factor"],
         "(dp * p).sum(axis=-1, keepdims=True)": ["dp.mean(axis=-1, keepdims=True)", "mean",
             "(dp * p).sum(axis=1, keepdims=True)", "axis", "(dp * p).sum()", "axis",
-            "(dp * p).sum(axis=(0, 2), keepdims=True)", "I do not recognise"]},
+            "(dp * p).sum(axis=(0, 2), keepdims=True)", "This slip is not"]},
     "layernorm": {
         LN: ["rstd * (dxhat - xhat * along)", "missing term", "rstd * dxhat", "missing term",
             "rstd * (dxhat - mean)", "missing term",
@@ -109,7 +109,7 @@ SLIPS = {  # exercise -> what is replaced -> by what, the start of the hint, and
             "(dx, dy.sum(axis=(0, 1)), (dy * xhat).sum(axis=(0, 1)))", "order"],
         "xhat, rstd, g = cache": ["g, rstd, xhat = cache", "order"]},
     "attention": {
-        "ds @ k * D**-0.5": ["ds @ k", "factor", "ds * p / p @ k * D**-0.5", "I do not recognise"],
+        "ds @ k * D**-0.5": ["ds @ k", "factor", "ds * p / p @ k * D**-0.5", "This slip is not"],
         "ds.swapaxes(2, 3) @ q": ["ds.swapaxes(2, 3) @ q * D**-0.5", "factor"],
         "np.concatenate((dk, dv), axis=1)": ["np.concatenate((dv, dk), axis=1)", "order",
             "np.concatenate((dk, dv), axis=3)", "axis"],
@@ -136,7 +136,7 @@ SLIPS = {  # exercise -> what is replaced -> by what, the start of the hint, and
             "dmem.mean(axis=0)", "factor", "dmem.sum(axis=1)", "shape"],
         "(dembed, dmem.sum(axis=0))": ["(dembed.T, dmem.sum(axis=0))", "transposed",
             "(dmem.sum(axis=0), dembed)", "order"],
-        "one_hot.astype(dseq.dtype).T @ rows_of(dseq)": [LAST, "missing sum: of repeated"],
+        "one_hot.astype(dseq.dtype).T @ rows_of(dseq)": [LAST, "missing sum: for repeated"],
         "np.arange(vocabulary)": ["np.arange(tokens.max() + 1)", "shape"]},
     "membottleneck": {
         "dmem + dmem_read": ["dmem", "missing term"],
@@ -178,7 +178,7 @@ def changed(name, change):
 def test_a_table_and_what_is_said_of_unknown_slips():
     text = said("layernorm_backward", changed("layernorm_backward", lambda dx, dg, db: (
         dx - 40 * (np.arange(40).reshape(2, 4, 5) == 33), dg, db)))  # fmt: skip
-    assert text.startswith("I do not recognise") and text.endswith("right: dg, db")
+    assert text.startswith("This slip is not") and text.endswith("right: dg, db")
     assert re.search(
         r"^dx           \(2, 4, 5\) .* \[1, 2, 3\]: -?\d\d\.\d+, -?\d\.\d+$", text, re.M
     )
@@ -272,12 +272,12 @@ OTHERS = [  # exercise, answer, what is said
     ("build_mask", masker(), ""),
     ("build_mask", masker(radius=0), "variant masked, M = 5, window None: row 5, column 5 is 0.0"),
     ("build_mask", masker(more=-1), "M = 0, window 2: row 0, column 2 is -inf"),
-    ("build_mask", masker(value=-1e9), "it must hold 0 and -inf only"),
+    ("build_mask", masker(value=-1e9), "must contain only 0 and -inf"),
     ("build_mask", masker(dtype=np.float64), "must be an array of float32"),
     ("build_mask", masker(first=0), "may that target attend to that source?"),
     ("build_mask", lambda *_: None, "must be an array of float64"),
     ("build_mask", lambda config, T, dtype, mask: np.zeros(T, dtype), "of shape (9, 9)"),
-    ("sort_task", lambda x: np.sort(x, axis=0), "right is ["),
+    ("sort_task", lambda x: np.sort(x, axis=0), ": must be ["),
     ("sort_task", lambda x: x.sort(axis=1) or x, "input was changed"),
     ("sort_task", lambda x: np.sort(x, axis=1).astype(float), "must return an array of integers"),
     ("sort_task", lambda x: np.sort(x, axis=1).tolist(), "must return an array of integers"),
@@ -361,10 +361,10 @@ CANNOT_RUN = [
     ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     ("raise SystemExit(0)", "SystemExit"),
     ("class Odd(BaseException):\n    def __str__(self): 1 / 0\nraise Odd", "Odd"),
-    ("x = 1", "there is no softmax_backward in it"),
+    ("x = 1", "the file does not define softmax_backward"),
     ("x = 'é'".encode("latin-1"), "SyntaxError"),
     ("x = 1".encode("utf-16"), "null"),
-    ("def softmax_backward(dp, p):\n    a, b = 1, 2, 3", "How many results are on the right"),
+    ("def softmax_backward(dp, p):\n    a, b = 1, 2, 3", "How many values are on the right"),
     ("def softmax_backward(dp, p):\n    return dp @ p", "shape: check"),
     ("def softmax_backward(dp, p):\n    return dp + p[:, :3]", "shape: check"),
     ("def softmax_backward(dp, p):\n    return p, dp", "ds must be an array of float64, not tuple"),
@@ -394,8 +394,8 @@ threading.Thread(target=time.sleep, args=[100]).start()
 PROCESSES = [
     ("while True: pass", "wrong", "did not end within 1 seconds: is there an endless loop?"),
     ("while True: print('x' * 9999)", "wrong", "printed more than 1 MB: is there an endless loop?"),
-    ("import os; os._exit(0)", "wrong", "it ended Python itself (exit status 0)."),
-    ("print('hello')", "wrong", "there is no softmax_backward in it.\nIt printed:\nhello"),
+    ("import os; os._exit(0)", "wrong", "the code ended Python itself (exit status 0)."),
+    ("print('hello')", "wrong", "the file does not define softmax_backward.\nIt printed:\nhello"),
     ("raise ValueError('\\ud800')", "wrong", "ValueError: \\ud800"),
     (FULL + LASTING, "solved", ""),
 ]
@@ -445,7 +445,7 @@ def test_the_command(tmp_path):
     assert (done.returncode, done.stdout) == (0, " 2 softmax_backward: solved\n1 of 1 solved\n")
     mine.write_text("é = (")
     done = command("check", mine, "1", "2", env={**os.environ, "PYTHONIOENCODING": "ascii"}, **kept)
-    assert done.returncode == 1 and "\\xe9 = (" in done.stdout and "    as above" in done.stdout
+    assert done.returncode == 1 and "\\xe9 = (" in done.stdout and "the same mess" in done.stdout
     with open("/dev/full", "w") as full:
         done = command("check", mine, "1", stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (1, "")

@@ -149,7 +149,7 @@ attention | not shown | path: 0.1; beside: 0.1; path_shape: ANSWERS[task]
 attention | not shown | path: 0.5; beside: 0.1; path_shape: "none"
 benefit   | shown, not shown | symbol: memory / 20 if window else 0.5
 benefit   | not shown, not shown | symbol: window == 3 or model[0] in "tc"
-benefit   | not shown, shown where the task is sort | symbol: task == "sort" and memory == 10
+benefit   | not shown, shown for sort | symbol: task == "sort" and memory == 10
 text      | not shown, shown | bits: memory * (-1 if window else 1)
 cost      | shown     | ms: T**kind; MB: T**kind
 cost      | not shown | ms: T**kind; MB: T
@@ -170,8 +170,9 @@ def test_verdicts(case, same_text):
             row[column] = common.cell(float(value) if isinstance(value, bool) else value)
     found = EXPERIMENTS[name].finding(rows)
     assert ", ".join(verdict for *_, verdict in found) == verdicts
-    if "shown where" in verdicts:
-        assert found[1][2] == "3 of 18 comparisons gain clearly, 0 lose; mean 16.7 ± 0.0 points"
+    if "shown for" in verdicts:
+        want = "Clear gain in 3 of 18 comparisons, clear loss in 0; mean 16.7 ± 0.0 points"
+        assert found[1][2] == want
 
 
 def test_intervals():
@@ -533,9 +534,9 @@ def test_rows_are_kept_that_many_write_at_once(tmp_path):
 
 
 DAMAGE = {
-    "row 4 is a second head": lambda lines: [*lines, lines[0]],
-    "row 3 is torn": lambda lines: [*lines[:-1], lines[-1][:5]],
-    "rows 2 and 4 are one run": lambda lines: [*lines, lines[1].replace("0.5,", "0.6,", 1)],
+    "row 4 is a second header: remove it": lambda lines: [*lines, lines[0]],
+    "row 3 is incomplete: remove it": lambda lines: [*lines[:-1], lines[-1][:5]],
+    "rows 2 and 4 give different": lambda lines: [*lines, lines[1].replace("0.5,", "0.6,", 1)],
     "not a CSV of this experiment": lambda lines: [line + ",1" for line in lines],
     "is not a CSV of": lambda lines: [lines[0].replace("window", "w"), *lines[1:]],
     "not a CSV": lambda lines: ["1" * 200_000],
@@ -611,10 +612,10 @@ def call(name, *options):
 
 BAD = {
     "variants --seeds 4-0": "'4-0': must be a range",
-    "variants --seeds 0-1000": "'0-1000': must be a range such as 0-4, at most 1000 long",
+    "variants --seeds 0-1000": "'0-1000': must be a range such as 0-4, of at most 1000 seeds",
     "variants --jobs 0": "'0': must be a whole number",
     "variants --out DIR": "variants.csv' is not a CSV of this experiment",
-    "text --text DIR/empty": "has 0 characters: must have at least 640",
+    "text --text DIR/empty": "has 0 characters: needs at least 640",
     "text --text DIR/binary": "is not text",
     "text --text DIR/a\udcff": "a\\udcff' is not text",
     "attention DIR/binary": "binary",
@@ -681,7 +682,8 @@ def test_a_figure_of_the_repository_is_named_before_it_is_redrawn(tmp_path, monk
     want = {Path("figures/x.png"), Path("runs/quick/x.png"), Path("other/x.png")}
     assert set(Path().rglob("x.png")) == want
     path = common.place(ARGS, "x.png")
-    assert capsys.readouterr().out == f"redraws {path}; --out FOLDER writes elsewhere\n"
+    said = f"{path} will be overwritten; use --out FOLDER to write elsewhere\n"
+    assert capsys.readouterr().out == said
 
 
 def test_cost_is_measured_by_one_process(monkeypatch):

@@ -52,8 +52,6 @@ def test_save_refuses_what_load_would(tmp_path):
 
 
 # ---------------------------------------------------------------- writing
-
-
 @pytest.mark.parametrize("place", ["write", "replace"])
 def test_a_write_that_is_interrupted_keeps_the_old_file(place, tmp_path, monkeypatch):
     path = tmp_path / "model.npz"
@@ -110,8 +108,6 @@ def test_l8_what_is_no_file_is_left_alone(tmp_path):
 
 
 # ---------------------------------------------------------------- foreign and damaged files
-
-
 class Unpickled:
     def __reduce__(self):
         return (os.mkdir, ("executed",))

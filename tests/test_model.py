@@ -56,8 +56,6 @@ def test_float32_stays_float32(config):
 
 
 # ---------------------------------------------------------------- structural facts
-
-
 @pytest.mark.parametrize("layers", [1, 3])
 def test_equal_sets(layers):
     """MemCtrl whose two parameter sets are equal is MemTransformer."""
@@ -123,6 +121,11 @@ def test_padding(config):
         assert abs(memory).max(initial=0) < 1e-13
 
 
+def test_no_mask_is_made_where_nothing_is_hidden():
+    for variant in ("transformer", "memtransformer", "memctrl", "membottleneck"):
+        assert memt.build_mask(config_of(variant), T, np.float32) is None
+
+
 def test_memory_first():
     """Membottleneck by hand from `update`, in the right order; in the wrong one it differs."""
     config = config_of("membottleneck", layers=1)
@@ -139,8 +142,6 @@ def test_memory_first():
 
 
 # ---------------------------------------------------------------- looking inside
-
-
 @pytest.mark.parametrize("at", AT.values(), ids=AT)
 @pytest.mark.parametrize("config", configs(layers=(1, 2)), ids=name)
 def test_attention_maps(config, at):
@@ -166,15 +167,14 @@ def test_attention_maps(config, at):
 
 @pytest.mark.parametrize("variant", memt.VARIANTS[1:])
 def test_b5_final_memory(variant):
-    """It is a copy; where `at` left it out, it is refused."""
+    """It is a copy, as tokens are in the cache; where `at` left it out, it is refused."""
     config = config_of(variant)
     params, tokens, *_ = random_case(config, np.random.default_rng(32))
     logits, full = memt.model_forward(params, tokens, config)
     before = memt.flat(memt.model_backward(logits, full))
-    memory = memt.final_memory(full)
-    memory[:] = 7
-    assert np.array_equal(memt.flat(memt.model_backward(logits, full)), before)
     _, cache = memt.model_forward(params, tokens, config, slice(4, None))
+    memt.final_memory(full)[:] = tokens[:] = 3
+    assert np.array_equal(memt.flat(memt.model_backward(logits, full)), before)
     if variant == "membottleneck":
         assert np.array_equal(memt.final_memory(cache), memt.final_memory(full))
     else:
@@ -183,8 +183,6 @@ def test_b5_final_memory(variant):
 
 
 # ---------------------------------------------------------------- parameters
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_initialisation(dtype):
     """The paper says nothing of it; both float types start from the same model."""
@@ -207,8 +205,11 @@ def test_initialisation(dtype):
 def test_b6_flat_refuses_what_is_not_one_vector():
     params = memt.init_params(memt.Config(), np.random.default_rng(0))
     copies = {n: p.copy() for n, p in params.items()}
-    parts = {"out_b": params["out_b"][:4]}
-    for other in (copies, parts, {"out_b": copies["out_b"]}, {"embed": copies["embed"]}):
+    wq, wo = "layers.0.seq.wq", "layers.0.seq.wo"
+    swapped = {wq: params[wo], wo: params[wq]}
+    parts, turned = {"out_b": params["out_b"][:4]}, {wq: params[wq].T}
+    others = {"out_b": copies["out_b"]}, {"embed": copies["embed"]}, {wq: params[wo]}
+    for other in (copies, parts, turned, swapped, *others):
         with pytest.raises(ValueError, match="views of one vector"):
             memt.flat({**params, **other})
 
@@ -259,7 +260,7 @@ def test_numbers_that_a_configuration_may_have():
         ({"window": 2}, "window is 2.*None in membottleneck"),
         ({"variant": "masked", "window": 0}, "window is 0.*None in masked"),
         ({"variant": "masked", "share_controller": True}, "share_controller is True.*masked"),
-        ({"share_controller": "yes"}, "share_controller is 'yes'"),
+        ({"share_controller": 1}, "share_controller is 1"),
     ],
     ids=str,
 )
@@ -291,6 +292,10 @@ def typed(dtype):
         ({"tokens": np.zeros((0, 4), int)}, r"tokens.*\(0, 4\)"),
         ({"tokens": np.full((2, 4), 7)}, "tokens.* 7: .*from 0 to 6"),
         ({"tokens": np.full((2, 4), -1)}, "tokens.* -1 "),
+        ({"targets": np.full((2, 4), 6)}, "targets.* 6: .*from 0 to 5"),
+        ({"targets": np.full((2, 4), -1)}, "targets.* -1 "),
+        ({"targets": np.zeros((2, 3), int)}, r"targets.*\(2, 3\).*\(2, 4\)"),
+        ({"targets": np.zeros((2, 4))}, "targets.* float64"),
         ({"at": [-1]}, "at.* -1 "),
         ({"at": np.array([1, 1])}, "at .*twice"),
         ({"at": slice(4, None)}, r"at.*\(0,\)"),
@@ -314,9 +319,10 @@ def typed(dtype):
     ],
 )
 def test_bad_inputs(given, message):
-    given = {"params": PARAMS, "tokens": np.zeros((2, 4), int), "config": CONFIG, **given}
+    ids = {"tokens": np.zeros((2, 4), int), "targets": np.zeros((2, 4), int)}
+    given = {"params": PARAMS, "config": CONFIG, **ids, **given}
     with pytest.raises(ValueError, match=message) as error:
-        memt.model_forward(**given)
+        memt.loss_and_grads(**given)
     assert "\n" not in str(error.value)
 
 

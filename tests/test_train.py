@@ -130,19 +130,6 @@ def test_resumed_equals_uninterrupted(variant, until, tmp_path, monkeypatch):
     assert np.array_equal(memt.flat(resumed.params), memt.flat(whole.params))
 
 
-def test_adam_by_the_formula():
-    """Two steps of one number, from the paper's algorithm written out."""
-    x, m, v = np.array([1.0]), np.zeros(1), np.zeros(1)
-    mean = square = 0.0
-    expected = 1.0
-    for step, g in ((1, 0.5), (2, -2.0)):
-        train_toy.adam(x, np.array([g]), m, v, step, 0.01)
-        mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g * g
-        fair = mean / (1 - 0.9**step), square / (1 - 0.999**step)
-        expected -= 0.01 * fair[0] / (fair[1] ** 0.5 + 1e-8)
-        assert np.allclose(x, expected, rtol=1e-14)
-
-
 def test_c1_clip():
     """To a norm of at most 1; also in float32, beyond the root of its largest number."""
     for grad in ([3.0, -4.0], [0.3, 0.4], [0.0, 0.0], [6e25, 8e25], [3e38, 0.0]):
@@ -163,6 +150,8 @@ def test_batches():
     assert tokens.shape == (50, 8) and (tokens[:, 4:] == 3).all()
     assert set(np.unique(tokens[:, :4])) == {0, 1, 2}
     assert np.array_equal(targets, tokens[:, 3::-1]) and (at, mask) == (slice(4, 8), None)
+    test = train_toy.make_batch(s, 9, TEST).tokens  # without a step: that of step 0
+    assert np.array_equal(test, train_toy.make_batch(s, 9, TEST, 0).tokens)
     copy = default_settings(length=4, symbols=3, task="copy")
     assert np.array_equal(train_toy.make_batch(copy, 50, TRAINING, 7).targets, tokens[:, :4])
     other = default_settings(length=4, symbols=3, seed=1)
@@ -170,13 +159,14 @@ def test_batches():
         assert not np.array_equal(tokens, train_toy.make_batch(settings, 50, *of).tokens)
 
 
-@pytest.mark.parametrize("kind", ["none", "one", "each", "padding"])
+@pytest.mark.parametrize("kind", ["none", "one", "first", "each", "padding"])
 def test_chunks_change_nothing(kind):
     """Scores and mean maps of 150 sequences (l3) are those of one batch, whatever the mask."""
     s = default_settings("memctrl", **TINY)
     params, batch = train_toy.start(s).params, train_toy.make_batch(s, 150, TEST)
     mask = random_mask(s.config, np.random.default_rng(1), 150, 6)
-    mask = {"none": None, "one": mask[0], "each": mask, "padding": mask[:, :1]}[kind]
+    kinds = {"none": None, "one": mask[0], "first": mask[:1], "each": mask, "padding": mask[:, :1]}
+    mask = kinds[kind]
     logits, _ = memt.model_forward(params, batch.tokens, s.config, batch.at, mask)
     outputs = logits.argmax(axis=-1)
     targets = np.where(np.arange(150)[:, None] < 90, outputs, 9 - outputs)
@@ -241,9 +231,17 @@ def test_one_thread_whatever_was_imported_before():
         assert blas.scipy_openblas_get_num_threads64_() == 1
 
 
+def test_the_heap_is_kept_by_glibc_alone(monkeypatch):
+    """Its M_TRIM_THRESHOLD is -1, its M_MMAP_THRESHOLD -3."""
+    calls = []
+    libraries = iter((SimpleNamespace(mallopt=lambda *call: calls.append(call)), object()))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: next(libraries))
+    for _ in range(2):
+        train_toy.keep_heap()
+    assert calls == [(-1, 2**30), (-3, 2**30)]
+
+
 # ---------------------------------------------------------------- files of a run
-
-
 def test_a_run_leaves_its_files(finished):
     out, printed = finished
     assert sorted(os.listdir(out)) == sorted(train_toy.FILES)
@@ -327,8 +325,6 @@ def test_damaged_checkpoints(tmp_path_factory, name, value):
 
 
 # ---------------------------------------------------------------- pictures
-
-
 def test_pictures(tmp_path, monkeypatch):
     """What matplotlib was given: the log's columns; every head's mean map, not transposed."""
     s = default_settings("memctrl", **{**TINY, "layers": 3}, memory=4)
@@ -384,8 +380,6 @@ def test_without_matplotlib(old_run, monkeypatch):
 
 
 # ---------------------------------------------------------------- progress, interruptions
-
-
 def test_progress(clock, capsys):
     """A line every two seconds, and one at the end."""
     s = default_settings(**{**TINY, "steps": 600})
@@ -455,7 +449,7 @@ def test_checkpoints_every_five_seconds(tmp_path, monkeypatch, clock):
     def each(state, handlers):
         clock.seconds += 2
 
-    s = default_settings(**{**TINY, "steps": 10})
+    s = default_settings(**{**TINY, "steps": 10, "heads": 1})  # and a picture of a single map
     status, handlers, saved = run_with(each, s, tmp_path, monkeypatch)
     assert (status, saved) == (0, [0, 3, 6, 9, 10])
     assert handlers == dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_DFL)
@@ -484,8 +478,6 @@ def test_interrupted_and_resumed(tmp_path):
 
 
 # ---------------------------------------------------------------- the command
-
-
 def test_a_directory_that_holds_a_run(old_run):
     before, place = contents(old_run), ["--out", old_run]
     assert "--resume" in refusal(*ARGUMENTS, *place)
@@ -580,23 +572,27 @@ def test_the_directory_by_default(tmp_path, monkeypatch):
     assert train_toy.prepare({})[0] == Path("runs/reverse-membottleneck-0")
 
 
-def test_help_shows_the_defaults():
+def test_defaults():
+    """As they are printed by --help; the default job is the one that README measures."""
     status, printed, _ = command("--help")
     assert status == 0
     for variant in memt.VARIANTS:
         config = default_settings(variant).config
         assert f"{variant:<15} --memory {config.memory} --layers {config.layers}" in printed
+    config = memt.Config(10, 32, 4, 128, 2, 10, "membottleneck", False, None, None)
+    assert default_settings() == train_toy.Settings("reverse", 10, 3000, 32, 0.004, 0, config)
 
 
 @POSIX
-@pytest.mark.parametrize("output", [">&-", "> /dev/full", "| true", "> /dev/null"])
+@pytest.mark.parametrize("output", [">&-", "> /dev/full", "| true", "> out"])
 def test_output_that_nobody_can_read(output, tmp_path):
     """A run is not lost for a line of progress, nor for a path that the terminal cannot show."""
     shell = ["sh", "-c", f'"$@" {output}', "sh", *SCRIPT, "--out", str(tmp_path / "Läufe ü")]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(shell, stderr=subprocess.PIPE, env=environment)
-    assert b"Traceback" not in done.stderr
+    done = subprocess.run(shell, cwd=tmp_path, stderr=subprocess.PIPE, env=environment)
+    assert done.returncode == 0 and not done.stderr
     assert sorted(os.listdir(tmp_path / "Läufe ü")) == sorted(train_toy.FILES)
+    assert output != "> out" or (tmp_path / "out").read_text().endswith("L?ufe ?\n")
 
 
 @pytest.mark.parametrize("module, needs", [("memt", ""), ("autograd", ""), ("train_toy", "memt")])
