@@ -572,6 +572,11 @@ def test_the_directory_by_default(tmp_path, monkeypatch):
     assert train_toy.prepare({})[0] == Path("runs/reverse-membottleneck-0")
 
 
+def test_an_unknown_task():
+    with pytest.raises(ValueError, match="task is 'juggle': must be one of copy, reverse"):
+        default_settings(task="juggle")
+
+
 def test_defaults():
     """As they are printed by --help; the default job is the one that README measures."""
     status, printed, _ = command("--help")
