@@ -554,7 +554,7 @@ def load(path):
 def atomic_write(path, write):
     """Let `write(file)` fill a temporary file, which replaces `path` only when it is complete."""
     path, content = Path(path).resolve(), io.BytesIO()
-    must(path.is_file() or not path.exists(), f"{str(path)!r} is not a regular file")
+    must(not path.exists() or path.is_file(), f"{str(path)!r} is not a regular file")
     write(content)
     beside = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
     try:

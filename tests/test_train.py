@@ -34,6 +34,7 @@ from .test_files import ANY
 TINY = {"length": 3, "width": 8, "heads": 2, "hidden": 16, "layers": 1, "batch": 8, "steps": 60}
 ARGUMENTS = [f"--{n}={x}" for n, x in TINY.items()]
 SCRIPT = [sys.executable, train_toy.__file__, *ARGUMENTS]
+BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}  # as it is by default
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and shells are POSIX's")
 
 
@@ -305,6 +306,7 @@ ROWS = st.lists(st.lists(st.integers(0, 70) | st.floats() | st.text(), min_size=
 @example("hidden", 2_000_000_000)
 @example("layers", 2_000_000_000)
 @example("step", 61)
+@example("step", -1)
 @example("step", float("inf"))
 @example("log", [[70, 0, 0, 0]])
 def test_damaged_checkpoints(tmp_path_factory, name, value):
@@ -463,7 +465,7 @@ def test_interrupted_and_resumed(tmp_path):
     subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
     last = 0
     for number, resume in ((signal.SIGINT, []), (signal.SIGTERM, ["--resume"])):
-        process = subprocess.Popen([*cut, *resume], stdout=subprocess.PIPE)
+        process = subprocess.Popen([*cut, *resume], stdout=subprocess.PIPE, env=BUFFERED)
         process.stdout.readline()  # the first line of progress
         time.sleep(0.1)
         process.send_signal(number)
@@ -586,6 +588,8 @@ def test_defaults():
         assert f"{variant:<15} --memory {config.memory} --layers {config.layers}" in printed
     config = memt.Config(10, 32, 4, 128, 2, 10, "membottleneck", False, None, None)
     assert default_settings() == train_toy.Settings("reverse", 10, 3000, 32, 0.004, 0, config)
+    with pytest.raises(AttributeError):
+        default_settings().steps = 4000
 
 
 @POSIX
@@ -593,7 +597,7 @@ def test_defaults():
 def test_output_that_nobody_can_read(output, tmp_path):
     """A run is not lost for a line of progress, nor for a path that the terminal cannot show."""
     shell = ["sh", "-c", f'"$@" {output}', "sh", *SCRIPT, "--out", str(tmp_path / "Läufe ü")]
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    environment = BUFFERED | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(shell, cwd=tmp_path, stderr=subprocess.PIPE, env=environment)
     assert done.returncode == 0 and not done.stderr
     assert sorted(os.listdir(tmp_path / "Läufe ü")) == sorted(train_toy.FILES)
