@@ -24,6 +24,7 @@ LOOKS = "alpha cmap color description dpi epilog figsize fontsize frameon ha hel
 PAIRS = """Add Sub  Mult Div  Pow MatMult  FloorDiv Mod  LShift RShift  BitAnd BitOr  And Or
            Lt LtE  Gt GtE  Eq NotEq  Is IsNot  In NotIn""".split()  # noqa: SIM905
 SWAPS = {getattr(ast, a): getattr(ast, PAIRS[i ^ 1]) for i, a in enumerate(PAIRS)}
+SWAPS[ast.BitXor] = ast.BitOr
 MOVES = {bool: lambda x: [not x], int: lambda x: [x + 1, x - 1, 2 * x], float: lambda x: [2 * x]}
 ALTERNATIVES = {  # type of a node -> what may replace it
     ast.BinOp: lambda n: [ast.BinOp(n.left, SWAPS[type(n.op)](), n.right), n.left, n.right],

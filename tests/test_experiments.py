@@ -29,7 +29,9 @@ from memt import Config
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).with_name("golden_experiments.txt")
 EXPERIMENTS = {name: importlib.import_module(f"experiments.{name}") for name in claims.names()}
-attention, benefit, capacity, cost, hops, lesions, text, variants = EXPERIMENTS.values()
+attention, benefit, capacity = (EXPERIMENTS[n] for n in ("attention", "benefit", "capacity"))
+cost, hops, lesions = (EXPERIMENTS[n] for n in ("cost", "hops", "lesions"))
+text, variants = EXPERIMENTS["text"], EXPERIMENTS["variants"]
 CONFIG = Config(variant="memtransformer", width=8, heads=2, hidden=16, memory=5)
 ARGS = argparse.Namespace(seeds=range(5), quick=False, text=text.OWN, out=None)
 QUICK = argparse.Namespace(seeds=range(1), quick=True, text=text.OWN, out=None)

@@ -115,7 +115,7 @@ def test_golden_loss_curve(variant):
     assert np.allclose(losses[[0, 9, 19, 29]], CURVES[variant], rtol=1e-3), losses
 
 
-@pytest.mark.parametrize("variant, until", [*zip(memt.VARIANTS, range(23, 28), strict=True)])
+@pytest.mark.parametrize("variant, until", [(v, 23 + i) for i, v in enumerate(memt.VARIANTS)])
 def test_resumed_equals_uninterrupted(variant, until, tmp_path, monkeypatch):
     """To the bit; step 25 is validated. Every step takes a second."""
     ticks = SimpleNamespace(perf_counter=itertools.count().__next__)
