@@ -445,8 +445,9 @@ class Config:
     def __post_init__(self):
         v, M, C, H, window = self.variant, self.memory, self.width, self.heads, self.window
         must(v in VARIANTS, f"variant is {v!r}: must be one of {', '.join(VARIANTS)}")
-        for name in ("symbols", "width", "heads", "hidden", "layers"):
+        for name in ("symbols", "width", "heads", "hidden"):
             check_size(name, getattr(self, name), 1)
+        check_size("layers", self.layers, 1, 9999)
         check_size("memory", M, 0 if v == "transformer" else 1)
         check_size("window", 0 if window is None else window, 0)
         check_size("outputs", 1 if self.outputs is None else self.outputs, 1)
@@ -489,9 +490,13 @@ def role_params(params, config, layer):
 def zero_params(config, dtype=np.float32):
     """Name -> zeros, float32 or float64 (else ValueError), views into one vector: see `flat`."""
     must(dtype in (np.float32, np.float64), f"dtype is {dtype!r}: must be float32 or float64")
-    shapes = param_shapes(config)
-    vector, params, start = np.zeros(sum(map(math.prod, shapes.values())), dtype), {}, 0
-    for name, shape in shapes.items():
+    return views(config, np.zeros(sum(map(math.prod, param_shapes(config).values())), dtype))
+
+
+def views(config, vector):
+    """Name -> the part of a vector of all parameters (or gradients) that holds it, in its shape."""
+    params, start = {}, 0
+    for name, shape in param_shapes(config).items():
         end = start + math.prod(shape)
         params[name], start = vector[start:end].reshape(shape), end
     return params
@@ -547,7 +552,6 @@ def load(path):
     """Read what `save` wrote -> params, config; raises as `open_npz` does."""
     with open_npz(path, "memt model") as arrays:
         config = Config(**json.loads(str(arrays.pop("config"))))
-        must(config.layers <= len(arrays), "more layers than parameters")  # before names are made
         return to_params(config, arrays), config
 
 
@@ -592,11 +596,11 @@ def must(condition, message):
         raise ValueError(message)
 
 
-def check_size(name, value, least):
-    """Raise TypeError unless value is an int, ValueError unless it is in least … 2**31 - 1."""
+def check_size(name, value, least, most=2**31 - 1):
+    """Raise TypeError unless value is an int, ValueError unless it is in least … most."""
     if type(value) is not int:
         raise TypeError(f"{name} is {value!r}: must be an int")
-    must(least <= value < 2**31, f"{name} is {value}: must be at least {least} and below 2**31")
+    must(least <= value <= most, f"{name} is {value}: must be from {least} to {most}")
 
 
 def check_params(config, params):
@@ -614,8 +618,9 @@ def check_params(config, params):
 def check_ids(name, ids, size, ndim):
     """ids as an array of integers in 0 … size-1, at least one."""
     ids = np.array(ids)  # a copy: backward needs it as it is now
-    if ids.dtype.kind not in "iu" or ids.ndim != ndim or not ids.size:
-        right = f"must be a non-empty {ndim}-D array of integers"
+    must(ids.size, f"{name} is empty: must hold at least one")
+    if ids.dtype.kind not in "iu" or ids.ndim != ndim:
+        right = f"must be a {ndim}-D array of integers"
         raise ValueError(f"{name} is {ids.dtype} of shape {ids.shape}: {right}")
     if ids.min() < 0 or ids.max() >= size:
         right = f"must be from 0 to {size - 1}"

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import memt
+import train_toy
 
 # ---------------------------------------------------------------- the reference implementation
 
@@ -96,11 +97,42 @@ def reference_loss_and_grads(params, tokens, targets, config, at=None, mask=None
     mask = None if mask is None else torch.tensor(mask)
     logits, _ = reference_forward(tensors, torch.tensor(tokens), config, mask)
     if at is not None:
-        logits = logits[:, torch.tensor(np.arange(tokens.shape[1])[at])]
+        logits = logits[:, torch.tensor(np.arange(tokens.shape[1])[at].copy())]
     loss = F.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
     loss.backward()
     grads = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in tensors.items()}
     return loss.item(), {n: g.numpy() for n, g in grads.items()}
+
+
+def optimizer(tensors, s):
+    """-> step(): clips the gradients and moves the tensors of `to_torch` as train_toy does.
+
+    The running mean of the weights, which is train_toy's model, is left to the caller.
+    """
+    if s.optimizer == "muon":
+        matrices = [n for n in tensors if n.endswith((".wq", ".wkv", ".wo", ".w1", ".w2"))]
+        groups = [
+            # torch.optim.Muon multiplies the rate by √(rows / columns) of a tall matrix; memt doesn't
+            {"params": [w], "lr": 10 * s.lr / max(1, len(w) / w.shape[1]) ** 0.5}
+            for w in map(tensors.get, matrices)
+        ]
+        rest = [w for n, w in tensors.items() if n not in matrices]
+        muon = torch.optim.Muon(groups, momentum=0.7, weight_decay=0)
+        optimizers = muon, torch.optim.Adam(rest, s.lr, betas=(0.7, 0.99))
+    else:
+        optimizers = (torch.optim.Adam(tensors.values(), s.lr),)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda n: train_toy.learning_rate(s, n + 1) / s.lr)
+        for o in optimizers
+    ]
+
+    def step():
+        grads = [w.grad for w in tensors.values() if w.grad is not None]  # memctrl leaves some out
+        torch._foreach_div_(grads, torch.nn.utils.get_total_norm(grads).clamp(min=1))
+        for each in (*optimizers, *schedules):
+            each.step()
+
+    return step
 
 
 def to_torch(params):

@@ -50,31 +50,53 @@ def test_there_and_back(config, dtype):
         assert memt.flat(back).dtype == dtype and (memt.flat(back) == memt.flat(params)).all()
 
 
-@pytest.mark.parametrize("peer", ["reference", "x-transformers"])
-def test_training_goes_on_there_and_comes_back(peer):
+@pytest.mark.parametrize("optimizer", train_toy.OPTIMIZERS)
+@pytest.mark.parametrize("variant", memt.VARIANTS)
+def test_training_is_that_of_pytorch(variant, optimizer, monkeypatch):
+    """By torch.optim's Muon and Adam on the same batches, in float64: losses and parameters."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor)  # Muon would round to it
+    s = train_toy.default_settings(variant, length=4, steps=40, optimizer=optimizer)
+    state = train_toy.start(s)
+    start = memt.flat(state.params).astype(float)
+    state.params, state.weights = memt.views(s.config, start.copy()), memt.views(s.config, start)
+    state.m, state.v = np.zeros_like(start), np.zeros_like(start)
+    tensors = bridge.to_torch(state.weights)
+    step, model = bridge.optimizer(tensors, s), bridge.to_torch(state.params)
+    for state in train_toy.training(s, state):
+        tokens, targets, at, _ = train_toy.make_batch(s, 32, train_toy.TRAINING, state.step)
+        logits = bridge.reference_forward(tensors, torch.tensor(tokens), s.config)[0][:, at]
+        loss = F.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
+        for tensor in tensors.values():
+            tensor.grad = None
+        loss.backward()
+        step()
+        with torch.no_grad():
+            for mean, tensor in zip(model.values(), tensors.values(), strict=True):
+                mean.lerp_(tensor, 0.1 if optimizer == "muon" else 1)
+        assert abs(loss.item() - state.loss) < 1e-10
+    for ours, theirs in (state.weights, tensors), (state.params, model):
+        assert abs(memt.flat(bridge.from_torch(theirs, s.config)) - memt.flat(ours)).max() < 1e-10
+
+
+def test_training_goes_on_in_x_transformers_and_comes_back():
     """By torch.optim.Adam on the same batches: the same losses, and the same parameters at last."""
     s = train_toy.default_settings("memtransformer", length=4)
     params, config = random_params(s.config, np.random.default_rng(52)), s.config
-    if peer == "reference":
-        weights, back = bridge.to_torch(params), bridge.from_torch
-        forward = partial(bridge.reference_forward, weights)
-    else:
-        net = bridge.to_x_transformers(params, config)
-        weights, back = dict(net.named_parameters()), bridge.from_x_transformers
-        forward = partial(bridge.x_forward, net)
-    adam, vector = torch.optim.Adam(weights.values(), lr=2e-3), memt.flat(params)
+    net = bridge.to_x_transformers(params, config)
+    adam, vector = torch.optim.Adam(net.parameters(), lr=2e-3), memt.flat(params)
     m, v = np.zeros_like(vector), np.zeros_like(vector)
     for step in range(1, 41):
         tokens, targets, at, _ = train_toy.make_batch(s, 16, train_toy.TRAINING, step)
         loss, grads = memt.loss_and_grads(params, tokens, targets, config, at)
-        train_toy.adam(vector, memt.flat(grads), m, v, step, 2e-3)
-        logits = forward(torch.tensor(tokens), config)[0][:, at]
+        vector -= 2e-3 * train_toy.adam(memt.flat(grads), m, v, step)
+        logits = bridge.x_forward(net, torch.tensor(tokens), config)[0][:, at]
         theirs = F.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
         adam.zero_grad()
         theirs.backward()
         adam.step()
         assert abs(theirs.item() - loss) < 1e-10
-    assert abs(memt.flat(back(weights, config)) - vector).max() < 1e-8
+    back = bridge.from_x_transformers(net.state_dict(), config)
+    assert abs(memt.flat(back) - vector).max() < 1e-8
 
 
 CONFIG = memt.Config(variant="memtransformer", layers=3)

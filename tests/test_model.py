@@ -243,7 +243,7 @@ def test_numbers_that_no_configuration_has(field, data):
 
 
 def test_numbers_that_a_configuration_may_have():
-    most = dict.fromkeys(LEAST, 2**31 - 1) | {"heads": 1, "width": 2**31 - 2}
+    most = dict.fromkeys(LEAST, 2**31 - 1) | {"heads": 1, "width": 2**31 - 2, "layers": 9999}
     for fields in (LEAST, most):
         memt.Config(**fields, variant="memctrl")
 
@@ -289,7 +289,7 @@ def typed(dtype):
     [
         ({"tokens": np.zeros((2, 4))}, "tokens.* float64"),
         ({"tokens": np.zeros(4, int)}, r"tokens.*\(4,\)"),
-        ({"tokens": np.zeros((0, 4), int)}, r"tokens.*\(0, 4\)"),
+        ({"tokens": np.zeros((0, 4), int)}, "tokens is empty"),
         ({"tokens": np.full((2, 4), 7)}, "tokens.* 7: .*from 0 to 6"),
         ({"tokens": np.full((2, 4), -1)}, "tokens.* -1 "),
         ({"targets": np.full((2, 4), 6)}, "targets.* 6: .*from 0 to 5"),
@@ -298,7 +298,7 @@ def typed(dtype):
         ({"targets": np.zeros((2, 4))}, "targets.* float64"),
         ({"at": [-1]}, "at.* -1 "),
         ({"at": np.array([1, 1])}, "at .*twice"),
-        ({"at": slice(4, None)}, r"at.*\(0,\)"),
+        ({"at": slice(4, None)}, "at is empty"),
         ({"at": np.array([[0], [1]])}, r"at.*\(2, 1\)"),
         ({"at": np.array([True, False, True, False])}, "at.*bool"),
         ({"mask": ALL.astype(int)}, "mask.*int64.*bool"),

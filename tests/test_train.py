@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -96,39 +97,60 @@ def clock(monkeypatch):
 
 # ---------------------------------------------------------------- numbers
 
-# Loss at steps 1, 10, 20 and 30, written down when PyTorch's model, Adam and clipping agreed.
-CURVES = {
-    "transformer": [2.519339, 2.509070, 2.340086, 2.326371],
-    "memtransformer": [2.653243, 2.407281, 2.406207, 2.336650],
-    "masked": [2.962404, 2.433794, 2.368081, 2.364503],
-    "memctrl": [2.537162, 2.520259, 2.385667, 2.302368],
-    "membottleneck": [2.638607, 2.576112, 2.329984, 2.307892],
+# Loss at steps 1 and 10, written down when PyTorch agreed: see test_bridge. A new variant needs none.
+LOSSES = {
+    "transformer": (2.548405, 2.445197),
+    "memtransformer": (2.584934, 2.328688),
+    "masked": (2.973239, 2.355131),
+    "memctrl": (2.499082, 2.353800),
+    "membottleneck": (2.499082, 2.346731),
 }
 
 
-@pytest.mark.parametrize("variant", memt.VARIANTS)
-def test_golden_loss_curve(variant):
-    """A change of BLAS moves these by about 1e-6, a wrong term by much more than 1e-3."""
+@pytest.mark.parametrize("variant", LOSSES)
+def test_a_seed_gives_the_same_run_for_ever(variant):
+    """Other BLAS kernels move these by about 1e-6 (but later losses by far more)."""
     sizes = {"length": 4, "width": 16, "heads": 4, "hidden": 24, "batch": 16}
-    s = default_settings(variant, **sizes, seed=1, steps=30, lr=1e-2)
-    losses = np.array([state.loss for state in train_toy.training(s, train_toy.start(s))])
-    assert np.allclose(losses[[0, 9, 19, 29]], CURVES[variant], rtol=1e-3), losses
+    s = default_settings(variant, **sizes, seed=1, lr=1e-2)
+    losses = [
+        state.loss for state in itertools.islice(train_toy.training(s, train_toy.start(s)), 10)
+    ]
+    assert np.allclose((losses[0], losses[9]), LOSSES[variant], rtol=1e-4), losses
 
 
-@pytest.mark.parametrize("variant, until", [(v, 23 + i) for i, v in enumerate(memt.VARIANTS)])
-def test_resumed_equals_uninterrupted(variant, until, tmp_path, monkeypatch):
-    """To the bit; step 25 is validated. Every step takes a second."""
+CASES = [(v, train_toy.OPTIMIZERS[i % 2], 23 + i) for i, v in enumerate(memt.VARIANTS)]
+
+
+@pytest.mark.parametrize("variant, optimizer, until", CASES)
+@pytest.mark.parametrize("more", [0, 25])
+def test_resumed_equals_uninterrupted(variant, optimizer, until, more, tmp_path, monkeypatch):
+    """To the bit, also a lengthened run; step 25 is validated. Every step takes a second."""
     ticks = SimpleNamespace(perf_counter=itertools.count().__next__)
     monkeypatch.setattr(train_toy, "time", ticks)
-    s = default_settings(variant, **TINY)
-    whole = train(s)
-    train_toy.write_checkpoint(tmp_path, s, train(s, until=until))
+    short = default_settings(variant, **TINY, optimizer=optimizer)
+    s = replace(short, steps=60 + more)
+    whole = train(s, train(short) if more else None)
+    begun = train(short, until=60 if more else until)
+    train_toy.write_checkpoint(tmp_path, short, begun)
+    if more:
+        train_toy.write_checkpoint(tmp_path, s, train(s, begun, until=60 + until % 7 + 1))
     s_read, read = train_toy.read_checkpoint(tmp_path)
-    assert s_read == s and (read.step, read.seconds) == (until, until)
+    assert s_read == s and read.step == read.seconds < s.steps
     resumed = train(s_read, read)
-    assert resumed.log == whole.log and resumed.step == resumed.seconds == whole.step == 60
-    assert np.array_equal(resumed.m, whole.m) and np.array_equal(resumed.v, whole.v)
-    assert np.array_equal(memt.flat(resumed.params), memt.flat(whole.params))
+    assert resumed.log == whole.log and resumed.step == resumed.seconds == whole.step == s.steps
+    for ours, theirs in zip(
+        *(train_toy.vectors(x).values() for x in (resumed, whole)), strict=True
+    ):
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_longer_run_begins_like_a_shorter_one():
+    """With muon, to the bit: its learning rate does not depend on the number of steps."""
+    for optimizer, same in ("muon", True), ("adam", False):
+        short = default_settings(**TINY, optimizer=optimizer)
+        long = replace(short, steps=75)
+        lengthened, whole = train(long, train(short)), train(long)
+        assert np.array_equal(memt.flat(lengthened.params), memt.flat(whole.params)) == same
 
 
 def test_c1_clip():
@@ -140,9 +162,27 @@ def test_c1_clip():
 
 
 def test_learning_rate():
-    rates = [train_toy.learning_rate(step, 1000, 0.5) for step in range(1, 1001)]
+    s = default_settings(steps=1000, lr=0.5, optimizer="adam")
+    rates = [train_toy.learning_rate(s, step) for step in range(1, 1001)]
     assert rates[0] == 0.005 and 0.48 < rates[99] < 0.5 and max(rates) == rates[99]
     assert np.isclose(rates[500], 0.25) and 0 < rates[-1] < 1e-5
+    rates = [train_toy.learning_rate(default_settings(lr=0.5), step) for step in (1, 20, 200, 800)]
+    assert np.allclose(rates, [0.025, 0.5, 0.5, 0.25])
+
+
+def test_muon_moves_all_directions_of_a_matrix_equally_far():
+    """Wide, tall and low-rank matrices keep their singular vectors; zeros stay zeros."""
+    rng = np.random.default_rng(60)
+    u, v = np.linalg.qr(rng.standard_normal((2, 6, 6)))[0]
+    sizes = np.array([9, 5, 3, 2, 1, 0])
+    x = u * sizes @ v[:6]
+    found = np.diag(u.T @ train_toy.orthogonal(x) @ v.T)
+    assert np.allclose(train_toy.orthogonal(x), u * found @ v)
+    assert (abs(found[:5] - 1) < 0.35).all() and abs(found[5]) < 1e-9
+    assert not train_toy.orthogonal(np.zeros((2, 3, 5))).any()
+    tall, wide = np.zeros((5, 3)), np.zeros((3, 5))
+    assert train_toy.short_side_first(tall).base is tall
+    assert train_toy.short_side_first(wide) is wide
 
 
 def test_batches():
@@ -196,15 +236,15 @@ def test_any_source_of_batches():
 
     state = train_toy.start(s)
     tokens, targets, at, mask = batches(8, TRAINING, 1)
-    loss, grads = memt.loss_and_grads(state.params, tokens, targets, s.config, at, mask)
+    loss, grads = memt.loss_and_grads(state.weights, tokens, targets, s.config, at, mask)
     grad = memt.flat(grads)
     steps = train_toy.training(s, state, batches)
     next(steps)
     assert state.loss == loss and np.linalg.norm(grad) > 1
-    assert np.allclose(state.m, 0.1 * grad / np.linalg.norm(grad), rtol=1e-5)  # it is clipped
+    assert np.allclose(state.m, 0.3 * grad / np.linalg.norm(grad), rtol=1e-5)  # it is clipped
     assert [state.step for state in steps] == list(range(2, 27))
     trained = [(8, TRAINING, step) for step in range(1, 27)]
-    validated = [(256, VALIDATION, 25), (256, VALIDATION, 26)]
+    validated = [(512, VALIDATION, 25), (512, VALIDATION, 26)]
     assert asked == [trained[0], *trained[:25], validated[0], trained[25], validated[1]]
     scores = train_toy.evaluate(state.params, s.config, Batch(*batches(*validated[1])))
     assert state.log[1] == (26, *scores[:3])
@@ -279,14 +319,14 @@ def test_the_result_of_a_run_that_stopped_early(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["vector", "m", "v"])
+@pytest.mark.parametrize("name", ["params", "weights", "m", "v"])
 def test_l4_what_is_not_finite(name, value, tmp_path):
     """It is not written, and the last checkpoint is kept; nor is it read."""
     s = default_settings(**TINY)
     state = train(s, until=2)
     train_toy.write_checkpoint(tmp_path, s, state)
     before = contents(tmp_path)
-    {"vector": memt.flat(state.params), "m": state.m, "v": state.v}[name][3] = value
+    train_toy.vectors(state)[name][3] = value
     with pytest.raises(FloatingPointError, match="step 2"):
         train_toy.write_checkpoint(tmp_path, s, state)
     assert contents(tmp_path) == before
@@ -601,7 +641,7 @@ def test_output_that_nobody_can_read(output, tmp_path):
     done = subprocess.run(shell, cwd=tmp_path, stderr=subprocess.PIPE, env=environment)
     assert done.returncode == 0 and not done.stderr
     assert sorted(os.listdir(tmp_path / "Läufe ü")) == sorted(train_toy.FILES)
-    assert output != "> out" or (tmp_path / "out").read_text().endswith("L?ufe ?\n")
+    assert output != "> out" or "L?ufe ?\n" in (tmp_path / "out").read_text()
 
 
 @pytest.mark.parametrize("module, needs", [("memt", ""), ("autograd", ""), ("train_toy", "memt")])
