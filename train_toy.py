@@ -196,9 +196,9 @@ def short_side_first(x):
 
 
 def orthogonal(x):
-    """Matrices (..., I, O), I <= O -> the same singular vectors, singular values of 0.7 to 1.2.
+    """Matrices (..., I, O), I <= O -> the same singular vectors, all singular values near 1.
 
-    Five Newton-Schulz steps: an odd polynomial of x acts on its singular values alone.
+    Five Newton-Schulz steps: an odd polynomial of a matrix changes its singular values alone.
     """
     x = x / np.maximum(np.linalg.norm(x, axis=(-2, -1), keepdims=True), 1e-7)
     for _ in range(5):

@@ -112,7 +112,7 @@ def optimizer(tensors, s):
     if s.optimizer == "muon":
         matrices = [n for n in tensors if n.endswith((".wq", ".wkv", ".wo", ".w1", ".w2"))]
         groups = [
-            # torch.optim.Muon multiplies the rate by √(rows / columns) of a tall matrix; memt doesn't
+            # torch.optim.Muon multiplies a tall matrix's rate by √(rows / columns); memt does not
             {"params": [w], "lr": 10 * s.lr / max(1, len(w) / w.shape[1]) ** 0.5}
             for w in map(tensors.get, matrices)
         ]

@@ -62,7 +62,7 @@ def test_training_is_that_of_pytorch(variant, optimizer, monkeypatch):
     state.m, state.v = np.zeros_like(start), np.zeros_like(start)
     tensors = bridge.to_torch(state.weights)
     step, model = bridge.optimizer(tensors, s), bridge.to_torch(state.params)
-    for state in train_toy.training(s, state):
+    for _ in train_toy.training(s, state):
         tokens, targets, at, _ = train_toy.make_batch(s, 32, train_toy.TRAINING, state.step)
         logits = bridge.reference_forward(tensors, torch.tensor(tokens), s.config)[0][:, at]
         loss = F.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
