@@ -4,7 +4,7 @@ One run, with the first seed; experiments.attention counts over seeds.
 """
 
 from experiments import attention, common
-from experiments.common import train_toy
+from experiments.common import np, train_toy
 
 EVERY, LOOK_ON, HOLD = 25, 100, 16  # steps per frame, test sequences, frames that show the end
 
@@ -48,17 +48,15 @@ def draw_frame(figure, titles, scene, curve, steps):
     colors = matplotlib.colormaps["cividis"].resampled(12)  # few, for a smaller file
     title = f"A memory bottleneck learns to reverse · step {curve[-1][0]} · {curve[-1][1]:.0%}"
     figure.text(0.05, 0.91, title, fontsize=19, weight="bold")
-    names = (("memory", "slot"), ("symbol", "memory"), ("symbol", "slot"))
-    for i, (x, y) in enumerate(names):
+    for i, (x, y) in enumerate((("memory", "slot"), ("symbol", "memory"), ("symbol", "slot"))):
         axes = figure.add_axes((0.05 + 0.33 * i, 0.3, 0.27, 0.5), xticks=[], yticks=[])
         axes.imshow(scene[i], cmap=colors, norm=matplotlib.colors.PowerNorm(0.5, 0, 1))
         axes.set_title(titles[i], fontsize=18)
         axes.set_xlabel(x, fontsize=16)
         axes.set_ylabel(y, fontsize=16)
     below = figure.add_axes((0.13, 0.13, 0.84, 0.1), xlim=(0, steps), ylim=(0, 105))
-    below.plot(
-        [step for step, _ in curve], [100 * exact for _, exact in curve], lw=3, clip_on=False
-    )
+    step, exact = np.transpose(curve)
+    below.plot(step, 100 * exact, lw=3, clip_on=False)
     below.set_xlabel("training step", fontsize=14)
     below.set_ylabel("exact\nmatch (%)", fontsize=14)
     below.set_yticks((0, 100))

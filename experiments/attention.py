@@ -17,7 +17,6 @@ ANSWERS = {"reverse": "anti-diagonal", "copy": "sharp diagonal"}
 FOUND = (*common.SCORES, "path", "beside", "path_shape", "with_shape", "heads_total")
 
 # ---------------------------------------------------------------- shapes
-
 SMALLEST = 8  # rows and columns: in a smaller block, any shape occurs by chance
 CLEAR = 0.6  # lowest score that gets a name
 CONTRAST = 0.25  # lowest standard deviation of a shape, in mean weights: below, it is too faint
@@ -42,9 +41,8 @@ SHAPES = (  # name, what a block of that shape looks like
 
 def correlation(a, b):
     """Pearson's correlation of two arrays of the same shape; 0 if one is constant."""
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
 def shape(block):
@@ -57,8 +55,6 @@ def shape(block):
 
 
 # ---------------------------------------------------------------- blocks and paths
-
-
 def blocks(weights, M):
     """A map (M+T, M+T) -> its blocks (only one if M is 0); rows are targets, columns sources."""
     mem, seq = slice(M), slice(M, None)
@@ -103,27 +99,22 @@ def sort_memory(maps, order):
     return maps[..., rows, :][..., rows]
 
 
-def rollout(maps, M, layer):
-    """READ of the last layer times WRITE of a layer: maps (L, B, H, M+T, M+T) -> (T, M, T).
-
-    -> (T, M, T): to a target position, through a memory token, from a source position. Weights are
-    averaged over heads, multiplied within each sequence and summed over sequences.
-    """
-    read, write = maps[-1].mean(axis=1)[:, M:, :M], maps[layer].mean(axis=1)[:, :M, M:]
-    return np.einsum("btm,bms->tms", read, write)
-
-
 def paths(params, config, tokens):
-    """Layer -> the path through what it writes, (T, M, T) as in `rollout`, mean over sequences.
+    """Layer -> (T, M, T): to a target, through a memory token that the layer writes, from a source.
 
-    Only layers whose memory is read: only membottleneck reads what the last layer has written.
+    READ of the last layer times WRITE of the layer: averaged over heads, multiplied within each
+    sequence, mean over sequences. Only layers whose memory is read. With `at`, memt computes the
+    last layer's memory only if that layer also reads it, as in membottleneck.
     """
-    layers = range(config.layers - (config.variant != "membottleneck")) if config.memory else ()
-    total = dict.fromkeys(layers, 0)
+    M = config.memory
+    _, cache = memt.model_forward(params, tokens[:1], config, at=[0])
+    written = config.layers if cache.memory.size else config.layers - 1
+    total = dict.fromkeys(range(written if M else 0), 0)
     for i in range(0, len(tokens), train_toy.CHUNK):
         _, cache = memt.model_forward(params, tokens[i : i + train_toy.CHUNK], config)
-        maps = memt.attention_maps(cache)
-        total = {layer: sums + rollout(maps, config.memory, layer) for layer, sums in total.items()}
+        maps = memt.attention_maps(cache).mean(axis=2)
+        for layer in total:
+            total[layer] += np.einsum("btm,bms->tms", maps[-1, :, M:, :M], maps[layer, :, :M, M:])
     return {layer: sums / len(tokens) for layer, sums in total.items()}
 
 
@@ -142,8 +133,6 @@ def on_answer(s, path):
 
 
 # ---------------------------------------------------------------- the experiment
-
-
 def jobs(args):
     steps = 30 if args.quick else 3000
     return [
@@ -198,10 +187,10 @@ def picture(file, findings, note, rows, s, maps, found):
     for layer, head in np.ndindex(L, H):
         axes, weights = grid[layer, head], maps[layer, head]
         train_toy.draw_map(axes, weights, M, n)
-        names = [
-            f"{b}: {name}" for b, name in block_shapes(weights, M, n).items() if name != "none"
-        ]
-        axes.set_title("\n".join((f"layer {layer + 1} · head {head + 1}", *names)), fontsize=12)
+        title = [f"layer {layer + 1} · head {head + 1}"]
+        named = block_shapes(weights, M, n).items()
+        title += [f"{block}: {name}" for block, name in named if name != "none"]
+        axes.set_title("\n".join(title), fontsize=12)
     for layer, axes in enumerate(grid[:, H]):
         if layer not in found:
             axes.text(0.5, 0.5, "written,\nnever read" if M else "no memory", ha="center")
@@ -223,16 +212,12 @@ def draw(rows, out):
     given = {"steps": int(first["steps"]), "seed": int(first["seed"])}
     s, state = common.train(common.toy_job("membottleneck", **given))
     heads, total, found = shape_counts(own)
-    note = (
-        f"reverse, seed {first['seed']}, best path {float(first['path']):.2f}; the answer's shape: "
-    )
-    note += f"in {heads} of {total} heads, in the best path of {found} of {len(own)} models"
+    note = f"reverse, seed {first['seed']}, best path {float(first['path']):.2f}; the answer's "
+    note += f"shape: in {heads} of {total} heads, in the best path of {found} of {len(own)} models"
     picture(out / "attention.png", finding(rows), note, rows, s, *look(s, state.params))
 
 
 # ---------------------------------------------------------------- one model
-
-
 def table(s, maps, found):
     """A line per layer, head and block; then the path: the symbol of most weight for each slot."""
     M, n, lines = s.config.memory, s.length, ["layer  head  block       share   even  shape"]
@@ -243,10 +228,7 @@ def table(s, maps, found):
             weights = f"{share:6.1%} {expected[block]:6.1%}"
             lines.append(f"{layer + 1:5}  {head + 1:4}  {block:<10} {weights}  {names[block]}")
     for layer, path in found.items():
-        lines += [
-            "",
-            f"path through what layer {layer + 1} writes (memory not sorted)",
-        ]
+        lines += ["", f"path through what layer {layer + 1} writes (memory not sorted)"]
         lines += ["symbol  memory  slot  weight"]
         for slot, by_memory in enumerate(path[n:, :, :n], 1):
             weight = by_memory.sum(axis=0)
@@ -254,14 +236,6 @@ def table(s, maps, found):
             token = by_memory[:, symbol].argmax()
             lines.append(f"{symbol + 1:6}  {token + 1:6}  {slot:4}  {weight[symbol]:6.1%}")
     return "\n".join(lines)
-
-
-def read_model(s, params, file):
-    """Print the table of a model and draw it, for random sequences of n symbols and n slots."""
-    maps, found = look(s, params)
-    title = "What attends to what", "", f"M = {s.config.memory}", s.config.variant
-    picture(file, [title], f"{s.length} random symbols", [], s, maps, found)
-    train_toy.say(f"{table(s, maps, found)}\npicture: {file}")
 
 
 def main():
@@ -277,13 +251,18 @@ def main():
         params, config = memt.load(args.model)
         if args.length > 200:
             raise ValueError(f"--length is {args.length}: must be at most 200")
-        s, file = (
-            train_toy.Settings(length=args.length, config=config),
-            common.place(args, "map.png"),
-        )
+        s = train_toy.Settings(length=args.length, config=config)
+        file = common.place(args, "map.png")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    common.guarded(parser, lambda: read_model(s, params, file))
+
+    def work():
+        maps, found = look(s, params)
+        title = "What attends to what", "", f"M = {config.memory}", config.variant
+        picture(file, [title], f"{s.length} random symbols", [], s, maps, found)
+        train_toy.say(f"{table(s, maps, found)}\npicture: {file}")
+
+    common.guarded(parser, work)
 
 
 if __name__ == "__main__":

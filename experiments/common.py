@@ -1,14 +1,13 @@
 """What the experiments share: parallel runs, a CSV that survives interruptions, slides.
 
-An experiment is one file. `jobs(args)` lists the runs as dicts that hold everything a run depends
-on, `seed` included; `run(job)` does one and returns the columns `FOUND`; `draw(rows, out)` draws
-the slide from the CSV; `finding(rows)` returns rows of the table of findings. A job is also the key
-of its row: a run whose row is in the CSV is not repeated.
+experiments/README.md says what an experiment must define. A job, a dict of everything a run depends
+on, `seed` included, is also the key of its row: a run whose row is in the CSV is not repeated.
 """
 
 import argparse
 import csv
 import importlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -28,12 +27,11 @@ import train_toy
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a marker for each
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
-VARIANT_COLORS = {v: COLORS[i] for v, i in zip(memt.VARIANTS, (6, 0, 4, 2, 1, 3, 5), strict=False)}
+VARIANT_COLORS = dict(zip(memt.VARIANTS, itertools.cycle(COLORS[i] for i in (6, 0, 4, 2, 1, 3, 5))))
 # 97.5% quantiles of Student's t for 1 … 10 degrees of freedom
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 # ---------------------------------------------------------------- one run on a toy task
-
 # every setting of a toy run is fixed here, not in train_toy
 TOY = {"task": "reverse", "variant": "", "length": 10, "symbols": 10, "memory": 10, "width": 32}
 TOY |= {"heads": 4, "hidden": 128, "layers": 2, "share_controller": False, "window": None}
@@ -84,8 +82,6 @@ def size(config):
 
 
 # ---------------------------------------------------------------- the CSV
-
-
 def cell(value):
     """A value as text in the CSV: None is empty, a float has six digits, spaces separate a list."""
     if isinstance(value, list | tuple):
@@ -168,13 +164,8 @@ def complete(rows, jobs):
 
 
 # ---------------------------------------------------------------- means over seeds
-
-
 def interval(values):
-    """Half the 95% confidence interval of the mean (Student's t); NaN for one value.
-
-    For more than 11 values it uses the quantile for 11, so it is slightly too wide.
-    """
+    """Half the 95% interval of the mean (Student's t); NaN for one value, too wide for over 11."""
     n = len(values)
     return T_QUANTILES[min(n, 11) - 2] * values.std(ddof=1) / n**0.5 if n > 1 else math.nan
 
@@ -194,8 +185,6 @@ def shown(yes):
 
 
 # ---------------------------------------------------------------- running
-
-
 def start_worker():
     """Leave Ctrl-C to the parent, and exit when the parent has ended, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -244,16 +233,13 @@ def guarded(parser, work, kept=""):
 
 
 # ---------------------------------------------------------------- command line
-
-
 def seed_range(text):
     """'0-4' or '3' -> range. Raises ArgumentTypeError."""
     first, _, last = text.partition("-")
     last = last or first
     if not (first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < 1000):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: must be a range such as 0-4, of at most 1000 seeds"
-        )
+        right = "must be a range such as 0-4, of at most 1000 seeds"
+        raise argparse.ArgumentTypeError(f"{text!r}: {right}")
     return range(int(first), int(last) + 1)
 
 
@@ -290,10 +276,7 @@ def place(args, name):
 
 
 def main(name, parser=None):
-    """The command of experiments/NAME.py: exits as `guarded` does, or with 2 for bad arguments.
-
-    Draws every seed whose rows are complete, so all seeds of joined CSVs count.
-    """
+    """The command of experiments/NAME.py: exits as `guarded` does, or with 2 for bad arguments."""
     experiment = importlib.import_module(f"experiments.{name}")
     parser = parser or make_parser(experiment.__doc__)
     args = parser.parse_args()
@@ -314,13 +297,18 @@ def main(name, parser=None):
 
 
 # ---------------------------------------------------------------- slides
+def wrap(text, width=76):
+    """In as few lines as fit, of about equal length; what is too long breaks at semicolons."""
+    if len(text) > width and "; " in text:
+        return ";\n".join(wrap(part) for part in text.split("; "))
+    fewest = len(textwrap.wrap(text, width))
+    while len(textwrap.wrap(text, width - 1)) == fewest:
+        width -= 1
+    return textwrap.fill(text, width)
 
 
 def slide(found, note, rows, columns=1, lines=1, **options):
-    """-> figure, grid (lines, columns) of axes: 1200 x 675 pixels, findings above, a note below.
-
-    The options are those of matplotlib's `subplots`.
-    """
+    """-> figure, axes (lines, columns): 1200 x 675 pixels; options as in matplotlib's subplots."""
     import matplotlib.figure
 
     matplotlib.rcParams.update({"font.size": 17, "axes.titlesize": 18, "lines.linewidth": 3})
@@ -328,7 +316,7 @@ def slide(found, note, rows, columns=1, lines=1, **options):
     figure = matplotlib.figure.Figure(figsize=(12, 6.75), layout="constrained")
     title = [f"{claim}: {verdict}" for claim, _, _, verdict in found]
     title += [found[0][2]] if len(found) == 1 else []
-    title = "\n".join(textwrap.fill(text, 76) for text in title)
+    title = "\n".join(wrap(text) for text in title)
     note = textwrap.fill(f"{note}; {len(group(rows, 'seed'))} seeds" if rows else note, 112)
     style = {"x": 0.01, "ha": "left", "parse_math": False}
     figure.suptitle(title, fontsize=18, weight="bold", **style)
@@ -342,6 +330,7 @@ def save(figure, path):
 
 def line(axes, x, values, i, **options):
     """The mean over rows of values (rows, x) as a line, and their range as a band."""
+    i %= len(COLORS)
     style = {"color": COLORS[i], "marker": MARKERS[i], "markersize": 10} | options
     band = values.min(axis=0), values.max(axis=0)
     axes.fill_between(x, *band, color=style["color"], alpha=0.2, lw=0)

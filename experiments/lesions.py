@@ -100,9 +100,8 @@ def finding(rows):
 
 def draw(rows, out):
     """A panel per variant, a line per kind of lesion, both tasks together."""
-    note = (
-        f"copy and reverse, M = 10, trained until solved; {rows[0]['lesioned_on']} test sequences; "
-    )
+    note = "copy and reverse, M = 10, trained until solved; "
+    note += f"{rows[0]['lesioned_on']} test sequences; "
     note += "READ: share of a sequence row's attention, and that of uniform attention"
     figure, grid = common.slide(finding(rows), note, rows, columns=3, sharey=True)
     for axes, ((variant,), own) in zip(grid[0], common.group(rows, "variant").items(), strict=True):
