@@ -35,7 +35,7 @@ T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2
 # every setting of a toy run is fixed here, not in train_toy
 TOY = {"task": "reverse", "variant": "", "length": 10, "symbols": 10, "memory": 10, "width": 32}
 TOY |= {"heads": 4, "hidden": 128, "layers": 2, "share_controller": False, "window": None}
-TOY |= {"steps": 3000, "batch": 32, "lr": 4e-3, "seed": 0}
+TOY |= {"steps": 3000, "batch": 32, "lr": 4e-3, "optimizer": "muon", "seed": 0}
 SCORES = ("taken", "symbol", "exact", "tested_on")
 
 

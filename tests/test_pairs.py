@@ -83,7 +83,7 @@ def test_row_max(width):
 
 
 @pytest.mark.parametrize("at", [None, np.array([7, 0, 4])], ids=["all rows", "at"])
-@pytest.mark.parametrize("variant", ["memtransformer", "memctrl", "membottleneck"])
+@pytest.mark.parametrize("variant", memt.VARIANTS)
 def test_wiring(variant, at):
     rng = np.random.default_rng(3)
     make, back, roles = memt.WIRINGS[variant]

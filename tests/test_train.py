@@ -35,6 +35,7 @@ from .test_files import ANY
 TINY = {"length": 3, "width": 8, "heads": 2, "hidden": 16, "layers": 1, "batch": 8, "steps": 60}
 ARGUMENTS = [f"--{n}={x}" for n, x in TINY.items()]
 SCRIPT = [sys.executable, train_toy.__file__, *ARGUMENTS]
+RESUME = ["python", "train_toy.py", "--resume", "--out"]
 BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}  # as it is by default
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, limits and shells are POSIX's")
 
@@ -345,6 +346,7 @@ ROWS = st.lists(st.lists(st.integers(0, 70) | st.floats() | st.text(), min_size=
 @example("step", -1)
 @example("step", float("inf"))
 @example("log", [[70, 0, 0, 0]])
+@example("seconds", float("nan"))
 def test_damaged_checkpoints(tmp_path_factory, name, value):
     """Refused in one line, or a state that fits its settings."""
     out, s = tmp_path_factory.getbasetemp(), default_settings(**TINY)
@@ -360,6 +362,7 @@ def test_damaged_checkpoints(tmp_path_factory, name, value):
         assert "is not a checkpoint" in str(error) and "\n" not in str(error)
     else:
         assert 0 <= state.step <= s.steps and all(row[0] <= state.step for row in state.log)
+        assert np.isfinite(state.seconds)
 
 
 # ---------------------------------------------------------------- pictures
@@ -480,7 +483,7 @@ def test_a_signal_ends_a_run_after_the_step(number, tmp_path, monkeypatch, capsy
     printed = capsys.readouterr().out
     assert "stopped at step 7" in printed
     resume = shlex.split(printed.splitlines()[-1])  # it can be pasted into a shell
-    assert resume == ["python", "train_toy.py", "--resume", "--out", str(out)]
+    assert resume == [*RESUME, str(out)]
 
 
 def test_checkpoints_every_five_seconds(tmp_path, monkeypatch, clock):
@@ -526,6 +529,10 @@ def test_a_directory_that_holds_a_run(old_run):
     own = [*ARGUMENTS, "--variant=memctrl", "--window=1", "--seed=0"]
     assert command("--resume", *own, *place)[0] == 0  # it is finished, and tested again
     assert contents(old_run)["log.csv"] == before["log.csv"]
+    assert "--steps is 50, but the run has 60" in refusal("--resume", "--steps=50", *place)
+    status, printed, _ = command("--resume", "--steps=75", *place)  # it is lengthened
+    assert status == 0 and "step 75/75" in printed
+    assert shlex.split(printed.splitlines()[-1]) == [*RESUME, str(old_run), "--steps", "150"]
     assert command(*ARGUMENTS, "--seed=1", "--overwrite", *place)[0] == 0
     assert json.loads((old_run / "result.json").read_text())["seed"] == 1
 
@@ -579,6 +586,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
 BAD_ARGUMENTS = {
     "--task=revers": "'revers'.*copy.*reverse",
     "--variant=membottlneck": "'membottlneck'" + "".join(f".*{v}" for v in memt.VARIANTS),
+    "--optimizer=sgd": "'sgd'.*muon.*adam",
     "--variant=masked --share-controller": "share_controller is True",
     "--variant=transformer --memory=2": "memory is 2",
     "--heads=5": r"width is 8.*\b5\b",
@@ -623,7 +631,9 @@ def test_defaults():
         config = default_settings(variant).config
         assert f"{variant:<15} --memory {config.memory} --layers {config.layers}" in printed
     config = memt.Config(10, 32, 4, 128, 2, 10, "membottleneck", False, None, None)
-    assert default_settings() == train_toy.Settings("reverse", 10, 3000, 32, 0.004, 0, config)
+    assert default_settings() == train_toy.Settings(
+        "reverse", 10, 3000, 32, 0.004, 0, config, "muon"
+    )
     with pytest.raises(AttributeError):
         default_settings().steps = 4000
 
