@@ -61,7 +61,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc, method, *args, **kwargs):
         if method != "__call__":
-            raise TypeError(f"autograd: np.{ufunc.__name__}.{method} is not on the tape")
+            raise TypeError(f"autograd: np.{ufunc.__name__}.{method} has no rule")
         operands = [np.array(x) if isinstance(x, (list, tuple)) else x for x in args]
         return record(ufunc, operands, kwargs)
 
@@ -71,7 +71,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         return record(function, args, kwargs)
 
     def refuse(self, *args, **kwargs):
-        raise TypeError("autograd: can't assign to a Tensor, copy it or make it an array or number")
+        raise TypeError("autograd: a Tensor can't be assigned to, copied or turned into an array")
 
     __setitem__ = __array__ = __bool__ = __index__ = refuse  # __index__ serves int and float too
     __reduce_ex__ = refuse  # serves copy.copy, copy.deepcopy and pickle
@@ -81,12 +81,12 @@ def record(function, args, kwargs) -> Tensor:
     """Call the rule of a NumPy function; raises TypeError if there is none for such a call."""
     name = f"np.{function.__name__}"
     if function not in RULES:
-        raise TypeError(f"autograd: {name} is not on the tape")
+        raise TypeError(f"autograd: {name} has no rule")
     try:
         value, *vjps = RULES[function](*map(plain, args), **copy.deepcopy(kwargs))
     except TypeError as error:
         reason = str(error).removeprefix("autograd: ").replace("<lambda>", name)
-        raise TypeError(f"autograd: {name} is not on the tape with this: {reason}") from error
+        raise TypeError(f"autograd: {name} has no rule for this: {reason}") from error
     links = list(itertools.zip_longest(args, vjps))
     if any(isinstance(x, Tensor) and vjp is None for x, vjp in links):
         raise TypeError(f"autograd: {name} has no gradient with respect to this argument")
@@ -206,7 +206,7 @@ def backward(out: Tensor) -> dict[int, Array]:
 
 
 def copies(params: dict[str, Array]) -> dict[str, Array]:
-    """What f is given, its own to overwrite. Raises TypeError unless all are arrays of floats."""
+    """Copies, which f may overwrite. Raises TypeError unless all params are arrays of floats."""
     for name, p in params.items():
         if type(p) is not Array or p.dtype.kind != "f":
             found = f"{type(p).__name__} of {getattr(p, 'dtype', 'no dtype')}"
@@ -218,8 +218,8 @@ def value_and_grad(f: Callable) -> Callable:
     """f: dict of name -> array -> scalar, made with NumPy. Returns params -> (value, gradients).
 
     The gradients have the names, shapes and dtypes of params; zero where f does not depend on one.
-    Raises TypeError for params that are not arrays of floats, for what the tape can't record and
-    for no scalar that depends on params; ValueError where f gives another value on plain arrays.
+    Raises TypeError for params that are not arrays of floats, for what the tape can't record, and
+    unless f gives a scalar that depends on params; ValueError if it differs on plain arrays.
     """
 
     def run(params: dict[str, Array]):
@@ -251,9 +251,9 @@ def finite_differences(f: Callable, params: dict[str, Array], step: float = 1e-5
 
 
 def gradient_errors(grads: dict[str, Array], reference: dict[str, Array]) -> dict[str, float]:
-    """name -> max|a - b| over the larger of max|b| and 1e-3 of the largest number in reference.
+    """name -> max|a - b| / max(max|b|, 1e-3 · the largest absolute value in reference).
 
-    The floor serves gradients that are zero in theory. Raises ValueError for other names or shapes.
+    The floor is for gradients that are zero in theory. Raises ValueError if names or shapes differ.
     """
     given, right = ({(name, np.shape(a)) for name, a in d.items()} for d in (grads, reference))
     if given != right:

@@ -196,10 +196,11 @@ def add_into(dparams, **grads):
 # ---------------------------------------------------------------- a layer: three wirings of updates
 #
 # mem (B, M, C), seq (B, T, C) -> the next mem and seq; params: role -> parameters of its update.
-# `at` None: every row; slice or positions (R,): those rows of seq, and memory only if they need it,
-# else it comes back empty, (B, 0, C). The cache is M and role -> (target rows in [mem; seq], cache
-# of the update). Who attends to whom, and in which order, is the paper's; where LN and the residual
-# connection are in memctrl and membottleneck is ours.
+# With `at` None, every row is computed; with a slice or positions (R,), only these rows of seq, and
+# memory only if they read the new one (else it is returned empty, (B, 0, C)). The cache is a pair:
+# M, and role -> (target rows in [mem; seq], cache of the update). Who attends to whom, and in which
+# order, is the paper's; the placement of LN and residual connections in memctrl and membottleneck
+# is ours.
 
 
 def shared_forward(mem, seq, params, heads, mask, at):
@@ -290,10 +291,10 @@ def part(mask, rows, columns=slice(None)):
 
 
 def build_mask(config, T, dtype, mask=None):
-    """(M+T, M+T): 0 where a target row may attend to a source column, -inf where not. Ours.
+    """(M+T, M+T): 0 where a target row may attend to a source column, -inf where not; ours.
 
-    The bottleneck (radius -1) and `window` limit attention between sequence rows only; booleans
-    `mask` (B, M+T, M+T) limit all attention -> (B, 1, M+T, M+T). None where no mask is needed.
+    The bottleneck (radius -1) and `window` limit only how sequence rows attend to sequence rows;
+    booleans `mask` (B, M+T, M+T) limit all attention -> (B, 1, M+T, M+T). None if all is allowed.
     """
     radius = -1 if config.variant in BOTTLENECKS else config.window
     if mask is None and (radius is None or config.variant == "membottleneck"):
@@ -357,9 +358,10 @@ def model_forward(params, tokens, config, at=None, mask=None):
     """Tokens (B, T), integers in 0 … S -> logits (B, T, O), or (B, R, O) with `at`; a ModelCache.
 
     `at`: slice or positions (R,) whose logits are wanted; the last layer computes only their rows,
-    and memory only if they read it. `mask`: booleans, broadcastable to (B, M+T, M+T), memory first,
-    True where a target row may attend to a source column; what memory may attend to can reach every
-    row that reads memory. Raises ValueError for arguments that do not fit the configuration.
+    and updates memory only if they read the new memory. `mask`: booleans, broadcastable to
+    (B, M+T, M+T), memory first, True where a target row may attend to a source column. It limits
+    direct attention only: what memory attends to still reaches, through memory, every row that
+    reads memory. Raises ValueError for arguments that do not fit the configuration.
     """
     check_params(config, params)
     tokens, at, mask = check_inputs(config, tokens, at, mask)
@@ -494,7 +496,7 @@ def zero_params(config, dtype=np.float32):
 
 
 def views(config, vector):
-    """Name -> the part of a vector of all parameters (or gradients) that holds it, in its shape."""
+    """Split a vector of all parameters (or gradients): name -> view in the parameter's shape."""
     params, start = {}, 0
     for name, shape in param_shapes(config).items():
         end = start + math.prod(shape)
@@ -531,7 +533,7 @@ def to_params(config, arrays):
 def flat(params):
     """The one vector of which all parameters (or gradients) are views, in their order.
 
-    Raises ValueError where one was replaced, copied, moved or made alone.
+    Raises ValueError unless each is a view in its place: one may have been replaced or copied.
     """
     vector, arrays = params["embed"].base, [p for p in params.values() if p.size]
     places = [p.__array_interface__["data"][0] for p in arrays]
@@ -643,5 +645,6 @@ def check_inputs(config, tokens, at, mask):
         must(mask.dtype == bool, f"mask is {mask.dtype}: must be bool, True where a row may attend")
         passed_on = ~mask[:, M:, M:].all(axis=1) & mask[:, :M, M:].any(axis=1)
         honoured = config.variant not in BOTTLENECKS or not passed_on.any()
-        must(honoured, f"mask hides from sequence rows what memory, in {config.variant}, passes on")
+        right = f"in {config.variant}, hide it from memory too"
+        must(honoured, f"mask hides from a sequence row a column that memory passes on: {right}")
     return tokens, at, mask

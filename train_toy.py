@@ -40,7 +40,7 @@ TASKS = {
 OPTIMIZERS = ("muon", "adam")
 
 TRAINING, VALIDATION, TEST, START = range(4)  # independent random streams of one seed
-VALIDATE_EVERY, VALIDATE_ON, TEST_ON, CHUNK = 25, 512, 1000, 64  # steps, then sequences
+VALIDATE_EVERY, VALIDATE_ON, TEST_ON, CHUNK = 25, 512, 1000, 64  # in steps; in sequences
 SOLVED = 1.0  # exact match of the last two validations
 FILES = ("checkpoint.npz", "model.npz", "log.csv", "result.json", "curve.png", "attention.png")
 
@@ -50,7 +50,7 @@ Scores = namedtuple("Scores", "loss symbol exact outputs")  # nats, two accuraci
 
 
 def one_thread():
-    """Ask OpenBLAS, NumPy's matrix library, for one thread, the fastest here; done on import.
+    """Ask OpenBLAS, NumPy's matrix library, for one thread, the fastest here; called on import.
 
     Works even if NumPy was imported before. With another library, set OMP_NUM_THREADS=1 instead.
     """
@@ -153,9 +153,9 @@ def clip(grad):
 
 
 def learning_rate(s, step):
-    """At step 1, 2, …; muon: linear warm-up to step 20, constant, from step 200 on as 1/√step.
+    """At step 1, 2, …; muon: linear warm-up to step 20, constant, decay as 1/√step from step 200.
 
-    So it does not depend on `steps`: a longer run begins like a shorter one. adam: linear warm-up
+    This does not depend on `steps`, so a longer run begins like a shorter one. adam: linear warm-up
     to step 100, times a cosine decay to 0 at `steps`.
     """
     if s.optimizer == "muon":
@@ -226,7 +226,7 @@ class State:
 
 
 def start(s):
-    """A new model and an empty log; for muon, symbols start smaller and attention adds nothing."""
+    """A new model and an empty log. With muon, symbols start small, and attention adds nothing."""
     weights = memt.init_params(s.config, np.random.default_rng([s.seed, START]))
     if s.optimizer == "muon":
         weights["embed"] *= 0.3
@@ -238,7 +238,7 @@ def start(s):
 
 
 def solved(state):
-    """Whether the last two validations were both right throughout."""
+    """Whether the last two validations both had an exact match of 100%."""
     return len(state.log) > 1 and min(row[3] for row in state.log[-2:]) >= SOLVED
 
 
@@ -248,7 +248,7 @@ def finished(s, state):
 
 
 def update(s, state, grads):
-    """One step of the optimizer, of which the model is a running mean over about ten (muon)."""
+    """One optimizer step. With muon, the model is a running mean of about the last ten weights."""
     grad, weights, model = memt.flat(grads), memt.flat(state.weights), memt.flat(state.params)
     step, old = state.step + 1, (state.m, state.v)
     clip(grad)
@@ -429,7 +429,7 @@ def draw(out, s, state):
 
 # ---------------------------------------------------------------- command line
 def say(text, end="\n"):
-    """Print; where nobody can read it (a closed pipe, a full disk), go on without."""
+    """Print; if the output is gone (a closed pipe, a full disk), go on silently."""
     try:
         print(text, end=end, flush=True)
     except (OSError, ValueError):
@@ -518,7 +518,7 @@ def prepare(given):
     out = given.pop("out", None) or Path("runs", name)
     held = [file for file in FILES if (out / file).exists()]
     if resume:
-        advice = "correct --out, or omit --resume to begin"
+        advice = "correct --out, or omit --resume to start a new run"
         must("checkpoint.npz" in held, f"{str(out)!r} holds no checkpoint: {advice}")
         s, state = read_checkpoint(out)
         if given.get("steps", 0) > s.steps:  # with adam, the cosine is stretched: its rate jumps up

@@ -175,6 +175,12 @@ def spread(values, digits=1):
     return f"{values.mean():.{digits}f} ± {interval(values):.{digits}f}"
 
 
+def times(logs):
+    """Logarithms of ratios as '× geometric mean (its 95% interval)'."""
+    values = np.exp(logs.mean() + interval(logs) * np.array((0, -1, 1)))
+    return "× {:.2f} ({:.2f} to {:.2f})".format(*values)
+
+
 def clear(gains):
     """1 if the mean is clearly above 0 (the 95% interval excludes 0), -1 if below, 0 if unclear."""
     return int(np.sign(gains.mean())) if abs(gains.mean()) > interval(gains) else 0
@@ -335,6 +341,17 @@ def line(axes, x, values, i, **options):
     band = values.min(axis=0), values.max(axis=0)
     axes.fill_between(x, *band, color=style["color"], alpha=0.2, lw=0)
     axes.plot(x, values.mean(axis=0), **style)
+
+
+def dots(axes, y, steps, i, label=""):
+    """Steps of runs (seeds,) as dots at height y, and their geometric mean as a bar."""
+    axes.plot(steps, np.full(len(steps), y), "o", color=COLORS[i], alpha=0.5, label=label)
+    axes.plot(np.exp(np.log(steps).mean()), y, "|", color=COLORS[i], markersize=18, mew=4)
+    ticks = (100, 200, 400, 800, 1600, 3000)
+    axes.set(xscale="log", xlabel="steps to solved")
+    axes.set_xticks(ticks, ticks, minor=False)
+    axes.minorticks_off()
+    axes.yaxis.set_inverted(True)
 
 
 def chance(axes):
