@@ -35,7 +35,7 @@ class Wrong(Exception):  # noqa: N818
 
 class Exercise(NamedTuple):
     check: Callable  # called with what the student wrote
-    docstring: str | None = None  # for the starter, if the solution's says too much
+    docstring: str | None = None  # for the starter, if a first sentence does not say enough
     given: Callable | None = None  # its body is given in the starter
 
 
@@ -136,7 +136,7 @@ SOFTMAX_SLIPS = [
 ]
 
 
-@exercise("softmax_backward", docstring="dp (..., K) -> ds (..., K).")
+@exercise("softmax_backward")
 def check_softmax(function):
     judge(function, plain_softmax, memt.softmax_forward, draw(1, s=(2, 4, 5)), SOFTMAX_SLIPS)
 
@@ -184,9 +184,7 @@ MISLED = [
 ]
 
 
-@exercise(
-    "membottleneck_backward", docstring="Gradients of the new mem and seq -> of the old ones."
-)
+@exercise("membottleneck_backward")
 def check_membottleneck(function):
     def nest(p):
         return {role: {n: p[f"{role}.{n}"] for n in UPDATE} for role in ("mem", "seq")}
