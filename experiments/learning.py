@@ -4,6 +4,7 @@ Ours. membottleneck learns reverse by train_toy's two recipes, Muon and Adam, an
 part changed. A part matters if changing it makes the number of steps clearly different.
 """
 
+import math
 from collections import namedtuple
 from contextlib import ExitStack
 from unittest.mock import patch
@@ -61,7 +62,7 @@ def changed(recipe):
 
     def rate(s, step):
         warm_up = 20 if recipe.optimizer == "muon" else 100
-        cosine = 1 + np.cos(np.pi * min(1, (step - 1) / recipe.cosine))
+        cosine = 1 + math.cos(math.pi * min(1, (step - 1) / recipe.cosine))
         return s.lr * min(1, step / warm_up) * cosine / 2
 
     def adam(grads, m, v, step, _config):

@@ -75,7 +75,7 @@ def draw(rows, out):
             taken = of_case(rows, "taken", optimizer, case)
             common.dots(axes, y + 0.3 * i - 0.15, taken, i, "" if y else optimizer)
     axes.set_yticks(range(len(CASES)), CASES)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     common.save(figure, out / "recipes.png")
 
 

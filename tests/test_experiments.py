@@ -34,10 +34,14 @@ GOLDEN = Path(__file__).with_name("golden_experiments.txt")
 EXPERIMENTS = {name: importlib.import_module(f"experiments.{name}") for name in claims.names()}
 attention, benefit, capacity = (EXPERIMENTS[n] for n in ("attention", "benefit", "capacity"))
 cost, hops, lesions = (EXPERIMENTS[n] for n in ("cost", "hops", "lesions"))
-text, variants = EXPERIMENTS["text"], EXPERIMENTS["variants"]
+learning, text, variants = (EXPERIMENTS[n] for n in ("learning", "text", "variants"))
 CONFIG = Config(variant="memtransformer", width=8, heads=2, hidden=16, memory=5)
 ARGS = argparse.Namespace(seeds=range(5), quick=False, text=text.OWN, out=None)
 QUICK = argparse.Namespace(seeds=range(1), quick=True, text=text.OWN, out=None)
+
+
+def with_seeds(seeds):
+    return argparse.Namespace(**{**vars(ARGS), "seeds": seeds})
 
 
 def small(variant="membottleneck", **given):
@@ -71,12 +75,14 @@ def same_text(monkeypatch):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_committed_csv_has_every_job_and_nothing_else(name, same_text):
     module = EXPERIMENTS[name]
-    jobs, quick = module.jobs(ARGS), module.jobs(QUICK)
-    rows = common.read_rows(ROOT / "figures" / f"{name}.csv", module.FOUND, jobs[0])
+    rows = common.read_rows(ROOT / "figures" / f"{name}.csv", module.FOUND)
+    seeds = {int(row["seed"]) for row in rows}
+    assert seeds >= {*range(5)}
+    jobs, quick = (module.jobs(args) for args in (with_seeds(sorted(seeds)), QUICK))
     kept = sorted(common.key(row, jobs[0]) for row in rows)
     assert kept == sorted(common.key(job, job) for job in jobs), f"python -m experiments.{name}"
     assert (ROOT / "figures" / f"{name}.png").stat().st_size > 10_000
-    assert len(quick) < 40 and max(job.get("steps", 1) for job in quick) <= 50
+    assert len(quick) < 50 and max(job.get("steps", 1) for job in quick) <= 50
 
 
 def made_up(name):
@@ -98,7 +104,7 @@ def made_up(name):
         length = len(committed[0][column].split())
         return rng.random() if length == 1 else rng.random(length).tolist()
 
-    for job in module.jobs(argparse.Namespace(**{**vars(ARGS), "seeds": (2, 10, 3)})):
+    for job in module.jobs(with_seeds((2, 10, 3))):
         found = {column: result(column) for column in module.FOUND}
         rows.append({name: common.cell(value) for name, value in {**job, **found}.items()})
     return common.complete([rows[i] for i in rng.permutation(len(rows))], module.jobs(ARGS))
@@ -422,6 +428,42 @@ def test_flops_are_those_that_the_model_does(variant):
     memt.model_forward(counted, tokens, config, np.arange(4, 9))
     assert Counted.total == len(tokens) * common.flops(config, tokens.shape[1], 5)
     assert common.size(config) == memt.flat(params).size
+
+
+def test_each_recipe_trains_in_its_own_way(monkeypatch):
+    """Two are those of train_toy, to the bit; no two are the same."""
+    models, job = {}, small(steps=4)
+    adam = learning.RECIPES["Adam recipe"]._replace(cosine=4)  # over all steps
+    monkeypatch.setitem(learning.RECIPES, "Adam recipe", adam)
+    scores = common.scores
+    for name in learning.RECIPES:
+
+        def note(s, state, name=name):
+            models[name] = memt.flat(state.params).tobytes()
+            return scores(s, state)
+
+        monkeypatch.setattr(common, "scores", note)
+        assert {*learning.run(job | {"recipe": name})} == {*learning.FOUND}
+    assert len({*models.values()}) == len(learning.RECIPES)
+    for optimizer in train_toy.OPTIMIZERS:
+        _, state = common.train(job | {"optimizer": optimizer})
+        assert memt.flat(state.params).tobytes() == models[f"{optimizer.title()} recipe"]
+
+
+def test_what_learning_looks_at():
+    """Uniform WRITE has entropy ln 10; equal rows have cosine 1, orthogonal ones 0."""
+    s = train_toy.default_settings(**common.toy_job("membottleneck", layers=1))
+    tokens = train_toy.make_batch(s, 100, train_toy.TEST).tokens
+    params = learning.start(s, learning.RECIPES["Adam, rows placed"]).params
+    write = train_toy.mean_maps(params, s.config, tokens)[0, :, :10, 10:20].mean(axis=0)
+    assert (abs(write.argmax(axis=1) - np.arange(10)) < 2).all()
+    assert learning.look(s, params, tokens)[0] < 2
+    for name in ("wq", "wo", "w2"):
+        params[f"layers.0.mem.{name}"][:] = 0
+    params["memory"][1:] = params["memory"][0]
+    assert learning.look(s, params, tokens) == pytest.approx((np.log(10), 1))
+    params["memory"][:] = np.kron(np.eye(10, 16), (1, -1))  # LayerNorm keeps their directions
+    assert learning.look(s, params, tokens) == pytest.approx((np.log(10), 0), abs=1e-6)
 
 
 def test_tasks_by_hand_and_baselines_with_at_least_as_much():
