@@ -55,7 +55,7 @@ def case(config):
 
 
 def untrained(job):
-    """In place of common.train: a random model, and a log that no training has written."""
+    """In place of common.train: a random model, and an invented log."""
     s = train_toy.default_settings(**job)
     state = train_toy.start(s)
     state.params = random_params(s.config, np.random.default_rng(1), np.float32)
@@ -86,7 +86,7 @@ def test_the_committed_csv_has_every_job_and_nothing_else(name, same_text):
 
 
 def made_up(name):
-    """Rows of three seeds in any order, every result another; lists as long as in the CSV."""
+    """Rows of three seeds in any order, all results different; lists as long as in the CSV."""
     module, rng, rows = EXPERIMENTS[name], np.random.default_rng(0), []
     committed = common.read_rows(ROOT / "figures" / f"{name}.csv", module.FOUND)
     assert committed, f"there is no CSV yet: python -m experiments.{name}"
@@ -136,7 +136,7 @@ def describe(axes):
 
 
 def made_up_maps(*_):
-    """In place of attention.look: one head, and what it reads of layer 2, give the answer."""
+    """In place of attention.look: one head of layer 2, and the path through it, give the answer."""
     rng, order = np.random.default_rng(0), np.random.default_rng(1).permutation(10)
     maps, path = rng.random((2, 4, 30, 30)), rng.random((2, 20, 10, 20))
     maps[1, 2, :10, 10:20] += 99 * np.eye(10)[order]
@@ -284,12 +284,12 @@ def test_of_the_sequence_rows_only_the_slots_count():
 
 
 @pytest.mark.parametrize("variant", ("memtransformer", "masked", "membottleneck"))
-def test_shares_of_an_even_map(variant):
-    even = attention.even(replace(CONFIG, variant=variant), 12)
+def test_shares_of_a_uniform_map(variant):
+    uniform = attention.uniform(replace(CONFIG, variant=variant), 12)
     read = 5 / 17 if variant == "memtransformer" else 1
     want = {"PROCESS": 5 / 17, "WRITE": 12 / 17, "READ": read, "seq to seq": 1 - read}
-    assert attention.shares(even, 5) == pytest.approx(want, abs=1e-6)
-    assert list(attention.shares(even[5:, 5:], 0)) == ["seq to seq"]
+    assert attention.shares(uniform, 5) == pytest.approx(want, abs=1e-6)
+    assert list(attention.shares(uniform[5:, 5:], 0)) == ["seq to seq"]
 
 
 @pytest.mark.parametrize(("variant", "layers"), (("membottleneck", [0, 1]), ("masked", [0])))
@@ -373,7 +373,7 @@ def test_lesions_by_hand(monkeypatch):
         return train_toy.Scores(0, params["memory"].sum(), 0, 0)
 
     def lost(order, new=0):
-        """The sum after 0, 1, … 4 tokens of the order got a new value."""
+        """The sums after 0, 1, … 4 tokens of the order have a new value."""
         return np.cumsum([15, *(new - value)[order]])
 
     monkeypatch.setattr(common, "train", lambda job: (s, state))
@@ -405,8 +405,19 @@ def test_cost_is_the_median_time_the_peak_and_the_counted_operations(monkeypatch
     assert config == Config(10, 32, 2, 128, 2, 8) and cost.config_of(cost.jobs(ARGS)[0]).memory == 0
 
 
+@pytest.mark.parametrize(
+    "lengths, times, exponent",
+    [((64, 256, 512, 1024), (99, 1, 4, 16), 2), ((32, 64, 128), (99, 1, 2), 1)],
+)
+def test_exponents_are_those_of_the_long_sequences(lengths, times, exponent):
+    """From 256 on; if there are fewer than two such lengths, of the last two."""
+    of = {"sweep": "T", "variant": "transformer", "seed": "0"}
+    rows = [of | {"T": str(T), "ms": str(x)} for T, x in zip(lengths, times, strict=True)]
+    assert cost.exponent(rows, "transformer", "ms") == pytest.approx(exponent)
+
+
 class Counted(np.ndarray):
-    """Counts the operations of matrix products, sums over the last axis left out."""
+    """Counts the operations of matrix products, without sums over the last axis."""
 
     total = 0
 
@@ -523,6 +534,18 @@ def test_held_out_bits_by_hand():
     params["out_b"][7] = 1  # so 7 has probability p, everywhere
     found = text.held_out(s, params, np.repeat([7, 1], [64 * 64, 6 * 64 + 63]))
     assert found == pytest.approx(-(64 * np.log2(p) + 6 * np.log2((1 - p) / 9)) / 70, abs=1e-5)
+
+
+def test_the_animation_is_made_of_one_run(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(animation, "film", lambda job: (job, "frames"))
+    monkeypatch.setattr(animation, "draw", lambda *given: drawn.append(given))
+    for options, steps, seed in ([], 3000, 0), (["--quick", "--seeds=7-9"], 60, 7):
+        monkeypatch.setattr(sys, "argv", ["animation", *options, "--out", str(tmp_path)])
+        with pytest.raises(SystemExit, match="0"):
+            animation.main()
+        job = common.toy_job("membottleneck", steps=steps, seed=seed)
+        assert drawn.pop() == (job, "frames", tmp_path / "learning.gif")
 
 
 def test_the_film_has_every_frame_in_one_order_of_memory(tmp_path, monkeypatch):
@@ -700,7 +723,7 @@ def test_one_model_is_read(variant, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == f"{table}\npicture: {path}\n"
 
 
-def test_a_figure_of_the_repository_is_named_before_it_is_redrawn(tmp_path, monkeypatch, capsys):
+def test_a_warning_before_a_figure_of_the_repository_is_redrawn(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     other = argparse.Namespace(quick=False, out=Path("other"))
     for args in (ARGS, QUICK, other, other):
