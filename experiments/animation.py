@@ -6,7 +6,7 @@ One run, with the first seed; experiments.attention counts over seeds.
 from experiments import attention, common
 from experiments.common import np, train_toy
 
-EVERY, LOOK_ON, HOLD = 25, 100, 16  # steps per frame, test sequences, frames that show the end
+EVERY, LOOK_ON, HOLD = 5, 100, 16  # steps per frame, test sequences, frames that show the end
 
 
 def film(job):
@@ -26,7 +26,7 @@ def film(job):
 
 
 def scenes(s, frames):
-    """-> the layer that writes the best path; READ (n, M), WRITE (M, n), path (n, n) per frame.
+    """-> layer whose memory gives the best path; READ (n, M), WRITE (M, n), path (n, n) per frame.
 
     Means over heads. Memory is sorted the same way in all frames: as in the trained model.
     """
