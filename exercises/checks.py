@@ -169,7 +169,7 @@ def check_update(function):
 
 
 def misled(through, dmem, dseq, cache, dparams):
-    """A wrong backward: `dread` bypasses the memory's update; with `through` = 1, it takes both."""
+    """A wrong backward: `dread` goes around memory's update; if `through` is 1, also through it."""
     (old, c_mem), (rows, c_seq) = cache[1]["mem"], cache[1]["seq"]
     dseq_old, dread = memt.update_backward(dseq, c_seq, dparams["seq"])
     dmem_old, dboth = memt.update_backward(dmem + through * dread, c_mem, dparams["mem"])
@@ -179,8 +179,8 @@ def misled(through, dmem, dseq, cache, dparams):
 
 
 MISLED = [
-    ("past: the sequence reads the memory after its update, not before.", partial(misled, 0)),
-    ("counted twice: the sequence reads the memory only after its update.", partial(misled, 1)),
+    ("bypass: the sequence reads the updated memory, not the old one.", partial(misled, 0)),
+    ("counted twice: the sequence reads only the updated memory.", partial(misled, 1)),
 ]
 
 
@@ -290,7 +290,7 @@ def equal(given, right):
 
 
 prediction(
-    "REACH", "Which rows attend to the changed one, and which to those, in this layer or the next?"
+    "REACH", "Which rows attend to the changed row? Which to these, in the same layer or the next?"
 )
 prediction("EQUAL_ROWS", "Equal rows give equal queries. What else could make rows differ?")
 prediction("ZERO_GRADIENTS", "Where does each update's output go? Layers count from 0.")

@@ -1,7 +1,7 @@
 """The exercises of lesson.md, graded.
 
     python -m exercises.grade start mine.py              write the file to fill in
-    python -m exercises.grade start mine.py softmax      leave only this exercise to be solved
+    python -m exercises.grade start mine.py softmax      blank only this exercise, the others solved
     python -m exercises.grade check mine.py              grade every exercise
     python -m exercises.grade check mine.py 1 attention  grade some, by number, name or prefix
 

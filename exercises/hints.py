@@ -28,7 +28,7 @@ SUM = "missing sum: an array used for many rows gets the sum of the gradients of
 TERM = """missing term: a value that reaches the output along several paths gets the sum of their
 gradients. One of them is left out, or overwritten (`=` instead of `+=`)."""
 TRANSPOSED = "transposed: a product is in the wrong order, or a factor of it is not transposed."
-UNKNOWN = "This slip is not a known one. What do the wrong gradients have in common?"
+UNKNOWN = "This is not one of the known mistakes. What do the wrong gradients have in common?"
 
 
 @np.errstate(all="ignore")  # the arrays may hold anything
@@ -45,7 +45,7 @@ def explain(given, right, candidates):
         return ""
     candidates = itertools.chain(whole(given, right, wrong), candidates)
     hint, explained = best_match(given, wrong, candidates)
-    lines = [hint, "", f"{'wrong':<12} {'shape':<12} {'error':>8}  largest error at: given, right"]
+    lines = [hint, "", f"{'wrong':<12} {'shape':<12} {'error':>8}  largest at: given, expected"]
     if 0 < len(explained) < len(wrong):
         lines[0] = f"In {', '.join('d' + name for name in explained)}: {hint}"
     for name in wrong:
@@ -54,7 +54,7 @@ def explain(given, right, candidates):
         at = f"{list(map(int, i))}: {a[i]:.6g}, {b[i]:.6g}"
         lines.append(f"{'d' + name:<12} {a.shape!s:<12} {errors[name]:8.1e}  {at}")
     good = [f"d{name}" for name in right if name not in wrong]
-    return "\n".join([*lines, f"right: {', '.join(good) or 'none'}"])
+    return "\n".join([*lines, f"correct: {', '.join(good) or 'none'}"])
 
 
 def misshapen(given, right):

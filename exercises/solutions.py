@@ -44,7 +44,7 @@ EQUAL_ROWS = {
     "in the final memory of a membottleneck": 3,
     "in the gradient of memory": 3,
     "in memory after one step of gradient descent": 3,
-    "in the gradient of memory, once one of the three has been moved a little": 4,
+    "in the gradient of memory, after one of the three has been changed slightly": 4,
 }
 
 # Two layers; the loss is computed from the sequence. In which groups of parameters is every
@@ -74,7 +74,7 @@ READING = {
     "memory row with the largest share of PROCESS": 2,
     "memory row that is a horizontal strip": 0,
     "memory row whose column is a vertical stripe in READ": 0,
-    "sequence position that position 0 gets most from through memory (READ times WRITE)": 2,
+    "sequence position from which position 0 receives most through memory (READ·WRITE)": 2,
 }
 
 

@@ -4,7 +4,7 @@
     python -m experiments.attention runs/…/model.npz      # one model: print a table, write map.png
 
 The path READ·WRITE is an attention rollout (Abnar and Zuidema, arXiv 2005.00928) over the WRITE of
-one layer and the READ of the last. The shapes are [reported]; their scores and the shares are ours.
+one layer and the READ of the last. The patterns are [reported]; scores and shares are ours.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ FOUND = (*common.SCORES, "path", "beside", "path_shape", "with_shape", "heads_to
 # ---------------------------------------------------------------- shapes
 SMALLEST = 8  # rows and columns: in a smaller block, any shape occurs by chance
 CLEAR = 0.6  # lowest score that gets a name
-CONTRAST = 0.25  # lowest standard deviation of a shape, in mean weights: below, it is too faint
+CONTRAST = 0.25  # least score × standard deviation of a block, in its mean weight
 
 
 def diagonal(rows, columns, width):
@@ -29,7 +29,7 @@ def diagonal(rows, columns, width):
     return np.exp(-((off / width) ** 2) / 2) if width else off < 0.5
 
 
-SHAPES = (  # name, what a block of that shape looks like
+SHAPES = (  # name (as reported), what a block of that shape looks like
     ("sharp diagonal", lambda block: diagonal(*block.shape, 0)),
     ("blurred diagonal", lambda block: diagonal(*block.shape, 1.5)),
     ("anti-diagonal", lambda block: diagonal(*block.shape, 0)[:, ::-1]),
@@ -67,7 +67,7 @@ def shares(weights, M):
     return {name: float(b.sum(axis=1).mean()) for name, b in blocks(weights, M).items()}
 
 
-def even(config, T):
+def uniform(config, T):
     """The map (M+T, M+T) of uniform attention, which parameters of 0 give."""
     _, cache = memt.model_forward(memt.zero_params(config), np.zeros((1, T), int), config)
     return memt.attention_maps(cache)[0, 0, 0]
@@ -100,10 +100,10 @@ def sort_memory(maps, order):
 
 
 def paths(params, config, tokens):
-    """Layer -> (T, M, T): to a target, through a memory token that the layer writes, from a source.
+    """Layer -> weights (T, M, T): target, memory token that the layer writes, source.
 
     READ of the last layer times WRITE of the layer: averaged over heads, multiplied within each
-    sequence, mean over sequences. Only layers whose memory is read. With `at`, memt computes the
+    sequence, mean over sequences. Only for layers whose memory is read. With `at`, memt updates the
     last layer's memory only if that layer also reads it, as in membottleneck.
     """
     M = config.memory
@@ -173,7 +173,7 @@ def finding(rows):
     claim = "What a model does is visible in the path READ·WRITE, but rarely in a single head"
     measured = f"Path weight from the right symbol {common.spread(right, 2)}, "
     measured += f"from another {beside.mean():.2f}"
-    return [(claim, "shapes: reported; path: ours", measured, common.shown(clear))]
+    return [(claim, "patterns: reported; path: ours", measured, common.shown(clear))]
 
 
 def picture(file, findings, note, rows, s, maps, found):
@@ -220,12 +220,12 @@ def draw(rows, out):
 # ---------------------------------------------------------------- one model
 def table(s, maps, found):
     """A line per layer, head and block; then the path: the symbol of most weight for each slot."""
-    M, n, lines = s.config.memory, s.length, ["layer  head  block       share   even  shape"]
-    expected = shares(even(s.config, 2 * n), M)
+    M, n, lines = s.config.memory, s.length, ["layer  head  block       share uniform  shape"]
+    expected = shares(uniform(s.config, 2 * n), M)
     for layer, head in np.ndindex(maps.shape[:2]):
         names = block_shapes(maps[layer, head], M, n)
         for block, share in shares(maps[layer, head], M).items():
-            weights = f"{share:6.1%} {expected[block]:6.1%}"
+            weights = f"{share:6.1%} {expected[block]:7.1%}"
             lines.append(f"{layer + 1:5}  {head + 1:4}  {block:<10} {weights}  {names[block]}")
     for layer, path in found.items():
         lines += ["", f"path through what layer {layer + 1} writes (memory not sorted)"]

@@ -89,7 +89,7 @@ def torch_update(x, context, p, heads):
 
 
 def torch_logits(params, tokens, at, positions, config, only=False):
-    """`only` (memtransformer): the last layer computes only the wanted rows."""
+    """`only` (memtransformer): the last layer computes only the needed rows."""
     mem, seq = params["memory"].expand(len(tokens), -1, -1), params["embed"][tokens] + positions
     for layer in range(config.layers):
         p, both = memt.role_params(params, config, layer), torch.cat([mem, seq], dim=1)
@@ -137,9 +137,9 @@ CONTENDERS = {  # name -> how to make it, and whether train_toy.keep_heap is cal
     "memt": (numpy_step, True),
     "idiomatic PyTorch": (torch_step, False),
     "PyTorch, same allocator setting": (torch_step, True),
-    "the same, only the wanted rows": (partial(torch_step, only=True), True),
+    "as above, last layer: only needed rows": (partial(torch_step, only=True), True),
     "torch.compile": (partial(torch_step, compiled=True), False),
-    "the gradients of the tape": (partial(numpy_step, tape=True), True),
+    "memt, gradients from autograd.py": (partial(numpy_step, tape=True), True),
 }
 
 # ---------------------------------------------------------------- timing in turn
@@ -210,10 +210,10 @@ def report_steps(size, rounds, contenders):
     ours = times.pop("memt")
     print(f"  memt: {spread(1000 * ours)} ms per step; memt's time divided by that of")
     for name, t in times.items():
-        print(f"    {name:<36} {spread(ours / t)}")
+        print(f"    {name:<38} {spread(ours / t)}")
     step, alone, n = numpy_step(size), products(size), SIZES[size][1]
     ratios = [timed(step, n) / timed(alone, n) for _ in range(rounds + 1)][1:]
-    print(f"    {'its 2-D matrix products alone':<36} {spread(ratios)}")
+    print(f"    {'its 2-D matrix products alone':<38} {spread(ratios)}")
 
 
 def spread(values):
@@ -222,7 +222,7 @@ def spread(values):
     return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
-# ---------------------------------------------------------------- the main job as a whole process
+# ---------------------------------------------------------------- the default run as a process
 MEMT_JOB = """
 import time, train_toy
 train_toy.keep_heap()
@@ -236,7 +236,7 @@ TORCH_JOB = "import experiments.benchmark as b; b.use_torch({seed})" + MEMT_JOB
 
 
 def use_torch(seed):
-    """Let train_toy's loop run the job in PyTorch: same start, batches and recipe."""
+    """Let train_toy's loop train in PyTorch: same start, batches and recipe."""
     torch.set_num_threads(1)
     s = train_toy.default_settings(seed=seed)
     state = train_toy.start(s)
@@ -272,7 +272,7 @@ def report_jobs(runs, old):
     jobs = {"memt": (MEMT_JOB, "."), "PyTorch": (TORCH_JOB, ".")}
     jobs |= {f"memt of {old}": (MEMT_JOB, old)} if old else {}
     rows = [[whole_process(*job, seed) for job in jobs.values()] for seed in range(runs)]
-    print("\nthe main job as a whole process")
+    print("\nthe default training run, as a whole process")
     for name, (first, solved, steps) in zip(jobs, np.transpose(rows, (1, 2, 0)), strict=True):
         print(f"  {name}: first step after {spread(first)} s, solved after {spread(solved)} s "
               f"and {spread(steps)} steps")  # fmt: skip
@@ -282,7 +282,7 @@ def main():
     """The command."""
     parser = train_toy.Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="timings of each contender (15)")
-    parser.add_argument("--runs", type=int, default=10, help="number of seeds of the main job (10)")
+    parser.add_argument("--runs", type=int, default=10, help="seeds of the default run (10)")
     parser.add_argument("--old", help="directory with an older memt.py and train_toy.py")
     given, contenders = parser.parse_args(), dict(CONTENDERS)
     if given.old and not os.path.exists(f"{given.old}/memt.py"):

@@ -21,12 +21,12 @@ def occurrences(x):
     return (x[:, :, None] == np.arange(S)).sum(axis=1)
 
 
-TASKS = {
+TASKS = {  # "add …": to the slot's own symbol, modulo S
     "sort": lambda x: np.sort(x, axis=1),
-    "rank": lambda x: (x[:, None, :] < x[:, :, None]).sum(axis=2),
-    "occurs": lambda x: np.take_along_axis(occurrences(x), x, axis=1) - 1,
-    "add mode": lambda x: (x + occurrences(x).argmax(axis=1)[:, None]) % S,
-    "add kinds": lambda x: (x + (occurrences(x) > 0).sum(axis=1)[:, None]) % S,
+    "rank": lambda x: (x[:, None, :] < x[:, :, None]).sum(axis=2),  # how many are smaller
+    "occurs": lambda x: np.take_along_axis(occurrences(x), x, axis=1) - 1,  # how many others equal
+    "add mode": lambda x: (x + occurrences(x).argmax(axis=1)[:, None]) % S,  # the most frequent one
+    "add kinds": lambda x: (x + (occurrences(x) > 0).sum(axis=1)[:, None]) % S,  # count of distinct
     "add sum": lambda x: (x + x.sum(axis=1)[:, None]) % S,
 }
 train_toy.TASKS.update(TASKS)
@@ -120,7 +120,7 @@ def draw_local(axes, rows):
 
 
 def draw_search(axes, rows):
-    """Mean gain and its 95% interval over seeds."""
+    """Mean gain and its 95% confidence interval over seeds."""
     for (task, base), gain in gains(rows).items():
         i, at = list(BASELINES).index(base), list(TASKS).index(task)
         style = {"fmt": common.MARKERS[i], "ms": 9, "color": common.COLORS[i], "capsize": 5}
@@ -137,8 +137,8 @@ def draw_search(axes, rows):
 
 
 def draw(rows, out):
-    note = f"{rows[0]['steps']} steps; black: what two layers reach, the rest guessed; right: "
-    note += "M = 10, 95% intervals (clear: without 0), in brackets: symbol accuracy with memory"
+    note = f"{rows[0]['steps']} steps; black: accuracy if symbols out of reach are guessed; "
+    note += "right panel: M = 10, 95% confidence intervals, symbol accuracy with memory in brackets"
     figure, grid = common.slide(finding(rows), note, rows, columns=2, width_ratios=(5, 6))
     draw_local(grid[0, 0], rows)
     draw_search(grid[0, 1], rows)

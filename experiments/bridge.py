@@ -7,7 +7,7 @@ code with memt.py: heads are computed one by one, masks are booleans, every row 
 x-transformers: transformer, memtransformer, masked, and a window. Not memctrl and membottleneck,
 which have two updates in a layer where an Encoder has one. `x_transformer` sets what x-transformers
 does differently by default: post-LN, LayerNorms with a bias, ReLU, memt's positions and output, the
-softmax in the type of the weights. Only it imports x-transformers; all needs torch, NumPy, memt.
+softmax in the type of the weights. Only `x_transformer` needs x-transformers.
 """
 
 import numpy as np
@@ -127,7 +127,7 @@ def optimizer(tensors, s):
     ]
 
     def step():
-        grads = [w.grad for w in tensors.values() if w.grad is not None]  # memctrl leaves some out
+        grads = [w.grad for w in tensors.values() if w.grad is not None]  # some are None in memctrl
         torch._foreach_div_(grads, torch.nn.utils.get_total_norm(grads).clamp(min=1))
         for each in (*optimizers, *schedules):
             each.step()
@@ -178,7 +178,7 @@ def x_names(config):
     Raises ValueError for a variant that x-transformers does not have.
     """
     if config.variant not in ("transformer", "memtransformer", "masked"):
-        raise ValueError(f"variant is {config.variant!r}: x-transformers has one update in a layer")
+        raise ValueError(f"variant is {config.variant!r}: x-transformers has one update per layer")
     names = {n: theirs for n, theirs in MODEL.items() if n != "memory" or config.memory}
     for l in range(config.layers):
         mh, ff = (f"attn_layers.layers.{i}" for i in (2 * l, 2 * l + 1))

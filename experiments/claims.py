@@ -3,7 +3,7 @@
     python -m experiments.claims                                    # print the table
     python -m experiments.claims README.md experiments/README.md    # and put it into these
 
-Every file here that defines `finding` is an experiment. "±" is half the 95% interval over seeds.
+Every file that defines `finding` is an experiment. ±: half-width of the 95% confidence interval.
 """
 
 import importlib

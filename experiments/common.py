@@ -62,7 +62,7 @@ def scores(s, state):
 
 
 def flops(config, T, R):
-    """Floating-point operations of a forward pass over one sequence; R of T positions are wanted.
+    """Floating-point operations of a forward pass over one sequence, with logits at R positions.
 
     For transformer, memtransformer and membottleneck. Counts the matrix products, two operations
     per multiply-add: an update of n rows that attend to k rows takes 4nC² for wq and wo, 4kC² for
@@ -155,7 +155,7 @@ def by_seed(rows, column, **cells):
 
 
 def complete(rows, jobs):
-    """The rows of these jobs with any seed, sorted by seed, then job; only seeds that have all."""
+    """The rows of these jobs for every seed that has all of them, sorted by seed, then job."""
     names = [name for name in jobs[0] if name != "seed"]
     kinds = list(dict.fromkeys(key(job, names) for job in jobs))
     own = [row for row in rows if key(row, names) in kinds]
@@ -165,24 +165,24 @@ def complete(rows, jobs):
 
 # ---------------------------------------------------------------- means over seeds
 def interval(values):
-    """Half the 95% interval of the mean (Student's t); NaN for one value, too wide for over 11."""
+    """Half-width of the mean's 95% confidence interval; NaN if n = 1, a bit wide if n > 11."""
     n = len(values)
     return T_QUANTILES[min(n, 11) - 2] * values.std(ddof=1) / n**0.5 if n > 1 else math.nan
 
 
 def spread(values, digits=1):
-    """'mean ± half the 95% interval'."""
+    """'mean ± half-width of its 95% confidence interval'."""
     return f"{values.mean():.{digits}f} ± {interval(values):.{digits}f}"
 
 
 def times(logs):
-    """Logarithms of ratios as '× geometric mean (its 95% interval)'."""
+    """Logarithms of ratios as '× geometric mean (its 95% confidence interval)'."""
     values = np.exp(logs.mean() + interval(logs) * np.array((0, -1, 1)))
     return "× {:.2f} ({:.2f} to {:.2f})".format(*values)
 
 
 def clear(gains):
-    """1 if the mean is clearly above 0 (the 95% interval excludes 0), -1 if below, 0 if unclear."""
+    """1 if the mean is clearly above 0 (confidence interval excludes 0), -1 if below, else 0."""
     return int(np.sign(gains.mean())) if abs(gains.mean()) > interval(gains) else 0
 
 
@@ -273,7 +273,7 @@ def make_parser(doc):
 
 
 def place(args, name):
-    """The file to write. A committed figure is named before it is overwritten."""
+    """The file to write. Warns if this overwrites a file in the default directory."""
     path = (args.out or Path("runs/quick" if args.quick else "figures")) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if not args.out and path.exists():

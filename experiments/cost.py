@@ -2,8 +2,8 @@
 
     python -m experiments.cost
 
-Full attention computes (M+T)² weights; the bottleneck computes M·(M+2T), linear in T. The seeds
-repeat the timing. Run nothing else at the same time; it uses one process unless --jobs is given.
+Full attention computes (M+T)² weights; the bottleneck computes M·(M+2T), linear in T. Each
+seed repeats the timing. Run nothing else at the same time; one process, unless --jobs is given.
 """
 
 import time
@@ -83,8 +83,8 @@ def finding(rows):
                    for v in ("membottleneck", "transformer"))  # fmt: skip
     claim = "The cost of a MemBottleneck step grows at most linearly with the length; "
     claim += "that of a Transformer step does not"
-    measured = f"Time ~ T^({common.spread(ours[0], 2)}), transformer T^{plain[0].mean():.2f}; "
-    measured += f"peak RAM T^{ours[1].mean():.2f}, T^{plain[1].mean():.2f} (T ≥ 256)"
+    measured = f"Time ~ T^({common.spread(ours[0], 2)}) (transformer: T^{plain[0].mean():.2f}); "
+    measured += f"peak RAM ~ T^{ours[1].mean():.2f} (transformer: T^{plain[1].mean():.2f}), T ≥ 256"
     linear = [common.clear(b - a) > 0 and a.mean() < 1.1 for a, b in zip(ours, plain, strict=True)]
     return [(claim, "ours", measured, common.shown(all(linear)))]
 

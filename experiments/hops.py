@@ -42,18 +42,18 @@ def run(job):
 def finding(rows):
     one, two = (100 * common.by_seed(rows, "symbol", variant="masked", layers=L) for L in (1, 2))
     bottleneck = 100 * common.by_seed(rows, "symbol", variant="membottleneck", layers=1)
-    claim = "Under the mask, a write takes one layer and a read the next; "
+    claim = "In the masked variant, a write takes one layer and a read the next; "
     claim += "MemBottleneck does both in one layer"
     measured = f"Symbol accuracy with one layer: masked {common.spread(one)}%, "
     measured += f"membottleneck {bottleneck.mean():.1f}%"
     verdict = common.shown(common.clear(bottleneck - one) > 0 and common.clear(two - one) > 0)
-    return [(claim, "order: paper; mask: ours", measured, verdict)]
+    return [(claim, "order of write and read: paper; mask: ours", measured, verdict)]
 
 
 def draw(rows, out):
     """A bar for the mean, a dot per seed, the reach as text."""
-    note = f"reverse, M = 16, at most {rows[0]['steps']} steps; reach: share of the pairs of "
-    note += "input and slot in which a change of the input changes the output"
+    note = f"reverse, M = 16, at most {rows[0]['steps']} steps; reach: share of "
+    note += "(input, slot) pairs in which changing the input changes the output"
     figure, ((axes,),) = common.slide(finding(rows), note, rows)
     for (variant, layers), own in common.group(rows, "variant", "layers").items():
         x = int(layers) + 0.4 * VARIANTS.index(variant) - 0.2

@@ -92,7 +92,7 @@ def finding(rows):
         for v in ("membottleneck", "memtransformer")
     )
     claim = "A model whose only path is memory relies on it more than one with other paths"
-    measured = "Symbol accuracy with nine of ten tokens removed: membottleneck "
+    measured = "Symbol accuracy with nine of ten memory tokens removed: membottleneck "
     measured += f"{common.spread(only)}%, memtransformer {beside.mean():.1f}%"
     verdict = common.shown(common.clear(beside - only) > 0)
     return [(claim, "question: paper; setting: ours", measured, verdict)]
@@ -109,8 +109,8 @@ def draw(rows, out):
             values = 100 * common.numbers(own, way)
             common.line(axes, range(values.shape[1]), values, i, label=label)
         read = 100 * common.numbers(own, "read").mean()
-        even = attention.shares(attention.even(memt.Config(variant=variant), 20), 10)["READ"]
-        axes.set_title(f"{variant}\nREAD {read:.0f}%, uniform {100 * even:.0f}%")
+        uniform = attention.shares(attention.uniform(memt.Config(variant=variant), 20), 10)["READ"]
+        axes.set_title(f"{variant}\nREAD {read:.0f}%, uniform {100 * uniform:.0f}%")
         common.chance(axes)
         axes.set(xlabel="tokens lost (of 10)", ylim=(0, 103), xticks=range(0, 11, 2))
     grid[0, 0].set_ylabel("symbol accuracy (%)")

@@ -19,7 +19,7 @@ from pathlib import Path
 import train_toy
 
 ROOT = Path(__file__).parents[1]
-INSTRUMENTS = ("benchmark.py", "stress.py", "mutants.py")  # what they try has no right answer
+INSTRUMENTS = ("benchmark.py", "stress.py", "mutants.py")  # tools with no fixed expected output
 LOOKS = "alpha cmap color description dpi epilog figsize fontsize frameon ha help layout lw pad va"
 PAIRS = """Add Sub  Mult Div  Pow MatMult  FloorDiv Mod  LShift RShift  BitAnd BitOr  And Or
            Lt LtE  Gt GtE  Eq NotEq  Is IsNot  In NotIn""".split()  # noqa: SIM905

@@ -55,7 +55,7 @@ def random_config(rng, extreme):
 def random_case(seed):
     """-> ordinary or extreme, float64 params, then tokens, targets, config, at, mask.
 
-    Extreme: the same token everywhere, attention logits or logits of about 1e4, or neither.
+    Extreme: the same token everywhere, attention logits or logits of about 1e4, or none of these.
     """
     rng, extreme = np.random.default_rng([70, seed]), seed % 2 == 1
     config, (B, T) = random_config(rng, extreme), rng.integers(1, (4, 12))
@@ -169,7 +169,7 @@ def cut_short(way, rng, out, seconds, size):
 
 
 def content(path):
-    """All that a file holds but measured times. Raises if it is damaged."""
+    """Everything in a file except measured times. Raises if it is damaged."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {name: arrays[name].tobytes() for name in arrays if name != "about"}

@@ -100,7 +100,7 @@ def run(job):
     s = settings(job, len(symbols))
     state = train_toy.start(s)
 
-    def batches(_, stream, step):  # as small for validation, which decides nothing here
+    def batches(_, stream, step):  # also for validation, whose result is not used
         rng = np.random.default_rng([s.seed, stream, step])
         starts = rng.integers(len(ids) - T + 1, size=s.batch)
         return windows(ids, starts, rng, len(symbols))
@@ -131,9 +131,9 @@ def finding(rows):
     for window, who in ((None, "paper; reported: about 1% lower perplexity"), (RADIUS, "ours")):
         change = [*changes(rows, window).values()]
         clear, mean = [common.clear(x) for x in change], np.mean(change, axis=0)
-        measured = f"{common.spread(mean, 3)} bits per masked character more than without memory; "
-        measured += f"clear gain in {clear.count(-1)} of {len(clear)} comparisons, "
-        measured += f"clear loss in {clear.count(1)}"
+        measured = f"Memory changes bits per masked character by {common.spread(mean, 3)} "
+        measured += f"(negative is better); clear gain in {clear.count(-1)}, clear loss in "
+        measured += f"{clear.count(1)} of {len(clear)} comparisons"
         claim = f"Memory helps language modelling with {name_of(window)}"
         found.append((claim, who, measured, common.shown(common.clear(mean) < 0)))
     return found
@@ -144,7 +144,7 @@ def draw(rows, out):
     note = (
         f"held-out {rows[0]['text']}, {R} of {T} characters masked, 2 layers, {rows[0]['steps']} "
     )
-    note += "steps; mean and 95% interval; equal compute: fewer steps for larger M"
+    note += "steps; mean and 95% confidence interval; equal compute: fewer steps for larger M"
     figure, grid = common.slide(finding(rows), note, rows, columns=2)
     memory = sorted({int(row["memory"]) for row in rows})
     for axes, window in zip(grid[0], (None, RADIUS), strict=True):

@@ -1,7 +1,7 @@
 """Do all variants learn, and how fast? Steps to 99% exact match on copy and reverse.
 
-[paper] for the wirings. A plain transformer solves both tasks, so this does not show that memory
-helps: it shows how many steps a path through memory costs.
+[paper] for the architectures. A plain transformer solves both tasks, so this does not show that
+memory helps: it shows how many steps a path through memory costs.
 """
 
 from experiments import common
@@ -39,10 +39,10 @@ def finding(rows):
         common.by_seed(reached, "goal", variant=v) for v in ("membottleneck", "memtransformer")
     )
     learned = all(row["goal"] for row in rows)
-    claim = "All variants learn copy and reverse; a bottleneck costs steps"
+    claim = "All variants learn copy and reverse; a bottleneck needs more steps"
     measured = f"MemBottleneck {common.spread(slow, 0)} steps, MemTransformer {fast.mean():.0f}"
     verdict = common.shown(learned and common.clear(slow - fast) > 0)
-    return [(claim, "wirings: paper, masked: ours; cost: ours", measured, verdict)]
+    return [(claim, "architectures: paper, masked: ours; steps: ours", measured, verdict)]
 
 
 def curves(rows):

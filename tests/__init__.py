@@ -1,3 +1,3 @@
-"""One thread for every test: train_toy asks for that, if it comes before NumPy."""
+"""Importing train_toy first gives every test one thread."""
 
 import train_toy  # noqa: F401

@@ -1,4 +1,4 @@
-"""What the tests share: random models with their inputs, some listed, some drawn by hypothesis."""
+"""What the tests share: random models and inputs, some listed, some drawn by hypothesis."""
 
 import itertools
 from collections import namedtuple
@@ -67,7 +67,7 @@ def random_case(config, rng, at=None, mask=None, batch=B, length=T):
 
 
 def random_mask(config, rng, batch=B, length=T):
-    """(batch, M+length, M+length) booleans that the variant can honour."""
+    """(batch, M+length, M+length) booleans that the variant accepts."""
     M, N = config.memory, config.memory + length
     mask = rng.random((batch, N, N)) < 0.7
     mask |= np.arange(N) == (0 if M else np.arange(N)[:, None])  # something is left for each row

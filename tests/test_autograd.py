@@ -1,4 +1,4 @@
-"""The tape: right on every rule and in random programs, and loud about what it does not know."""
+"""The tape: correct in every rule and in random programs; an error for what it does not support."""
 
 import copy
 import pickle
@@ -41,7 +41,7 @@ x[..., [0, -1, 0]]; x[rng.random(x.shape) < 0.9]; x[:1] - y"""
 
 
 def take(step, x, rng):
-    """One step from x; y stretches or is stretched, on the tape or plain."""
+    """One step from x and a y that broadcasts or is broadcast, on the tape or plain."""
     x, plain = x if x.ndim > 1 else x.reshape(1, -1), rng.standard_normal((*x.shape[1:-1], 1))
     y = x.mean(axis=0), x[..., :1] * x, plain, plain[None], 0.7, np.float64(0.3)
     axis, keep = int(rng.integers(-x.ndim, x.ndim)), bool(rng.integers(2))
@@ -137,7 +137,7 @@ def test_the_value_must_be_that_of_plain_arrays(dtype):
         with pytest.raises(ValueError, match="on plain arrays"):
             change(1.0, factor)
     assert np.isnan(tape(lambda x: (x * np.nan).sum())[0])
-    mine, factors = X.copy(), iter((1, 0))  # f may spoil even the caller's array
+    mine, factors = X.copy(), iter((1, 0))  # f may overwrite even the caller's array
     assert tape(lambda x: (x**2 + 0 * mine.__imul__(next(factors))).sum(), mine)[1]["x"].sum() == 12
 
 

@@ -1,4 +1,4 @@
-"""Models carried to PyTorch and x-transformers and back; stress tests and mutants in miniature."""
+"""Models to PyTorch and x-transformers and back; stress tests and mutants in miniature."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ SHARED = ("transformer", "memtransformer", "masked")
 @settings(max_examples=30)
 @given(st.sampled_from(SHARED).flatmap(cases), st.integers(0, 2**32))
 def test_x_transformers_gives_the_same(case, seed):
-    """Somebody else's memory transformer: logits, final memory, gradients."""
+    """Another implementation, not ours: logits, final memory, gradients."""
     config, net = case.config, bridge.to_x_transformers(case.params, case.config)
     logits, cache = memt.model_forward(case.params, case.tokens, config)
     dlogits = np.random.default_rng(seed).standard_normal(logits.shape)
@@ -78,8 +78,8 @@ def test_training_is_that_of_pytorch(variant, optimizer, monkeypatch):
         assert abs(memt.flat(bridge.from_torch(theirs, s.config)) - memt.flat(ours)).max() < 1e-10
 
 
-def test_training_goes_on_in_x_transformers_and_comes_back():
-    """By torch.optim.Adam on the same batches: the same losses, and the same parameters at last."""
+def test_training_continues_in_x_transformers_and_comes_back():
+    """By torch.optim.Adam on the same batches: the same losses and the same final parameters."""
     s = train_toy.default_settings("memtransformer", length=4)
     params, config = random_params(s.config, np.random.default_rng(52)), s.config
     net = bridge.to_x_transformers(params, config)

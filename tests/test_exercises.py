@@ -26,7 +26,7 @@ GRADIENTS = [name for name in EXERCISES if name.endswith("_backward")]
 
 
 def said(name, answer):
-    """What is said about an answer to an exercise; empty if it is right."""
+    """The message about an answer to an exercise; empty if it is correct."""
     try:
         EXERCISES[name].check(answer)
     except Wrong as wrong:
@@ -72,7 +72,7 @@ softmax | p * (dp - total) -> p * (1 - p) * dp | diagonal
 softmax | dp * p -> p | factor
 softmax | (dp * p).sum(...) -> dp.mean(axis=-1, keepdims=True) | mean
 softmax | (dp * p).sum(...) -> (dp * p).sum(axis=1, keepdims=True) | axis
-softmax | (dp * p).sum(...) -> (dp * p).sum(axis=(0, 2), keepdims=True) | This slip is not
+softmax | (dp * p).sum(...) -> (dp * p).sum(axis=(0, 2), keepdims=True) | This is not one
 layernorm | rstd * (...) -> rstd * (dxhat - xhat * along) | missing term
 layernorm | rstd * (...) -> rstd * dxhat | missing term
 layernorm | rstd * (...) -> rstd * (dxhat + mean + xhat * along) | sign
@@ -86,7 +86,7 @@ layernorm | (dy * xhat).sum(...) -> dy * xhat | missing sum
 layernorm | returned dx, dg, db -> dx[0], dg, db | shape
 layernorm | returned dx, dg, db -> dx, db, dg | order
 layernorm | xhat, rstd, g = cache -> g, rstd, xhat = cache | order
-attention | ds @ k * D**-0.5 -> ds * p / p @ k * D**-0.5 | This slip is not
+attention | ds @ k * D**-0.5 -> ds * p / p @ k * D**-0.5 | This is not one
 attention | ds.swapaxes(2, 3) @ q -> ds.swapaxes(2, 3) @ q * D**-0.5 | factor
 attention | np.concatenate(...) -> np.concatenate((dv, dk), axis=1) | order
 attention | np.concatenate(...) -> np.concatenate((dk, dv), axis=3) | axis
@@ -114,7 +114,7 @@ embedding | dembed = ... -> (dembed := np.zeros((7, 12)))[tokens] += dseq | miss
 membottleneck | dmem + dmem_read -> dmem | missing term
 membottleneck | dboth[:, rows] += dx_seq -> pass | missing term
 membottleneck | dx_mem -> dx_mem + dmem_read | counted twice
-membottleneck | dmem + dmem_read -> dmem; dx_mem -> dx_mem + dmem_read | past
+membottleneck | dmem + dmem_read -> dmem; dx_mem -> dx_mem + dmem_read | bypass
 build_mask | return None -> return np.zeros((config.memory + T, config.memory + T), dtype) |
 build_mask | -1 -> 0 | variant masked, M = 5, window None: row 5, column 5 is 0.0: may that target
 build_mask | np.abs(...) -> np.abs(position[:, None] - position) + 1 | variant transformer, M = 0
@@ -186,7 +186,7 @@ def test_a_table_and_what_is_said_of_unknown_slips():
     dx_wrong = np.arange(40).reshape(2, 4, 5) == 33
     unknown = changed("layernorm_backward", lambda dx, dg, db: (dx - 40 * dx_wrong, dg, db))
     text = said("layernorm_backward", unknown)
-    assert text.startswith("This slip is not") and text.endswith("right: dg, db")
+    assert text.startswith("This is not one") and text.endswith("\ncorrect: dg, db")
     row = r"^dx           \(2, 4, 5\) .* \[1, 2, 3\]: -?\d\d\.\d+, -?\d\.\d+$"
     assert re.search(row, text, re.MULTILINE)
     two = changed("layernorm_backward", lambda dx, dg, db: (np.cos(dx), 3 * dg, db))
@@ -217,7 +217,7 @@ def test_what_is_given_stays_as_it_is():
             if isinstance(array, np.ndarray):
                 array.fill(0)
 
-    for name in GRADIENTS:  # those that add to dparams get gradients that nobody needs again
+    for name in GRADIENTS:  # those that add to dparams get gradients that are not needed again
         adds = "dparams" in inspect.signature(solution(name)).parameters
         assert spoiled(name, fill) != adds
     assert spoiled("softmax_backward", lambda dp, p: p.fill(0))
@@ -307,8 +307,8 @@ def test_zero_gradients_are_what_a_model_has(question):
 
 def test_the_readings_of_the_map():
     process, write, read = (solutions.MAP[i] for i in (np.s_[:3, :3], np.s_[:3, 3:], np.s_[3:, :3]))
-    even, through = solutions.MAP[:3].min(axis=1), (read @ write)[0]
-    found = [write.sum(axis=1), process.sum(axis=1), even, read.min(axis=0), through]
+    uniform, through = solutions.MAP[:3].min(axis=1), (read @ write)[0]
+    found = [write.sum(axis=1), process.sum(axis=1), uniform, read.min(axis=0), through]
     assert list(READING.values()) == [np.argmax(x) for x in found]
     assert np.allclose(solutions.MAP.sum(axis=1), 1)
 
@@ -384,7 +384,7 @@ def test_what_a_file_starts_ends_with_it(mine):
 
 
 def command(*arguments, **more):
-    """The command, where none of the packages for tests and pictures can be imported."""
+    """The command, without the packages for tests and pictures."""
     names = ("pytest", "matplotlib", "torch", "hypothesis")
     code = f"import sys, runpy; sys.modules.update(dict.fromkeys({names}));"
     code += "runpy.run_module('exercises.grade', run_name='__main__', alter_sys=True)"

@@ -1,4 +1,4 @@
-"""Models on disk: what is saved comes back to the bit, and nothing else is taken for a model."""
+"""Models on disk: saved and loaded bit for bit; nothing else is accepted as a model."""
 
 import io
 import json
@@ -72,7 +72,7 @@ def test_a_write_that_is_interrupted_keeps_the_old_file(place, tmp_path, monkeyp
 
 
 def test_l5_two_writers_of_one_path(tmp_path):
-    """The file is whole at any time, and the last writer's in the end."""
+    """The file is complete at all times."""
     path, contents = tmp_path / "model.npz", [bytes([i]) * 50_000 for i in range(4)]
 
     def write(i):
@@ -154,7 +154,7 @@ HOSTILE = {
 
 
 def load(path, content):
-    """What memt.load gives, or None where it refuses in one short line."""
+    """What memt.load gives, or None if it refuses in one short line."""
     path.write_bytes(content)
     try:
         return memt.load(path)
@@ -174,7 +174,7 @@ def test_a_foreign_or_damaged_file(content, path, monkeypatch):
 @settings(max_examples=400)
 @given(st.integers(0, len(GOOD)), st.integers(0, 4) | st.just(len(GOOD)), st.binary(max_size=4))
 def test_damaged_bytes(path, start, cut, new):
-    """Refused, or the very same model: no damage goes unnoticed."""
+    """Refused, or the same model: no damage goes unnoticed."""
     loaded = load(path, GOOD[:start] + new + GOOD[start + cut :])
     if loaded:
         params, config = loaded

@@ -58,7 +58,7 @@ def test_float32_stays_float32(config):
 # ---------------------------------------------------------------- structural facts
 @pytest.mark.parametrize("layers", [1, 3])
 def test_equal_sets(layers):
-    """MemCtrl whose two parameter sets are equal is MemTransformer."""
+    """MemCtrl with two equal parameter sets is MemTransformer."""
     shared, two = (config_of(v, layers=layers) for v in ("memtransformer", "memctrl"))
     params, tokens, *_ = random_case(shared, np.random.default_rng(20))
     copies = memt.zero_params(two, np.float64)
@@ -96,7 +96,7 @@ EVERY, NEAR = list(range(T)), [2, 3, 4, 5, 6]
     ],
 )
 def test_reach(variant, layers, window, mask, expected):
-    """Which outputs notice, bit for bit, that the symbol at position 4 changes."""
+    """Which outputs change, in any bit, if the symbol at position 4 changes."""
     config = config_of(variant, layers=layers, window=window)
     params, tokens, *_ = random_case(config, np.random.default_rng(21))
     other = tokens.copy()
@@ -107,7 +107,7 @@ def test_reach(variant, layers, window, mask, expected):
 
 @pytest.mark.parametrize("config", configs(layers=(2,)), ids=name)
 def test_padding(config):
-    """A mask for each example: each gives the outputs of its shorter sequence alone."""
+    """A mask for each example gives the outputs of its shorter sequence alone."""
     params, tokens, *_ = random_case(config, np.random.default_rng(22))
     lengths = (9, 6)
     mask = np.array([np.arange(config.memory + T) < config.memory + n for n in lengths])[:, None]
@@ -127,7 +127,7 @@ def test_no_mask_is_made_where_nothing_is_hidden():
 
 
 def test_memory_first():
-    """Membottleneck by hand from `update`, in the right order; in the wrong one it differs."""
+    """Membottleneck by hand from `update`, in the right order; the wrong order differs."""
     config = config_of("membottleneck", layers=1)
     params, tokens, *_ = random_case(config, np.random.default_rng(24))
     p = memt.role_params(params, config, 0)
@@ -167,7 +167,7 @@ def test_attention_maps(config, at):
 
 @pytest.mark.parametrize("variant", memt.VARIANTS[1:])
 def test_b5_final_memory(variant):
-    """It is a copy, as tokens are in the cache; where `at` left it out, it is refused."""
+    """A copy, as are the tokens in the cache; an error if `at` left it out."""
     config = config_of(variant)
     params, tokens, *_ = random_case(config, np.random.default_rng(32))
     logits, full = memt.model_forward(params, tokens, config)

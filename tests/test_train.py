@@ -1,4 +1,4 @@
-"""Training: the same numbers every time, through interruptions, and clear words for bad input."""
+"""Training: the same numbers every time, also if interrupted; clear messages for bad input."""
 
 import csv
 import ctypes
@@ -64,7 +64,7 @@ def command(*arguments):
 
 
 def refusal(*arguments):
-    """What the command says where it refuses, as it must, in one line."""
+    """The one line with which the command must refuse."""
     status, out, err = command(*arguments)
     assert status == 2 and err.count("\n") == 1 and not out
     return err
@@ -90,7 +90,7 @@ def old_run(finished, tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """train_toy's clock: it goes when the test says so."""
+    """train_toy's clock, advanced by the test."""
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(train_toy, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
     return now
@@ -123,7 +123,7 @@ CASES = [(v, train_toy.OPTIMIZERS[i % 2], 23 + i) for i, v in enumerate(memt.VAR
 @pytest.mark.parametrize("variant, optimizer, until", CASES)
 @pytest.mark.parametrize("more", [0, 25])
 def test_resumed_equals_uninterrupted(variant, optimizer, until, more, tmp_path, monkeypatch):
-    """To the bit, also a lengthened run; step 25 is validated. Every step takes a second."""
+    """Bit for bit, also when resumed with more steps; step 25 is validated, steps take 1 s."""
     ticks = SimpleNamespace(perf_counter=itertools.count().__next__)
     monkeypatch.setattr(train_toy, "time", ticks)
     short = default_settings(variant, **TINY, optimizer=optimizer)
@@ -142,7 +142,7 @@ def test_resumed_equals_uninterrupted(variant, optimizer, until, more, tmp_path,
 
 
 def test_a_longer_run_begins_like_a_shorter_one():
-    """With muon, to the bit: its learning rate does not depend on the number of steps."""
+    """With muon, bit for bit: its learning rate does not depend on the number of steps."""
     for optimizer, same in ("muon", True), ("adam", False):
         short = default_settings(**TINY, optimizer=optimizer)
         long = replace(short, steps=75)
@@ -188,7 +188,7 @@ def test_batches():
     assert tokens.shape == (50, 8) and (tokens[:, 4:] == 3).all()
     assert set(np.unique(tokens[:, :4])) == {0, 1, 2}
     assert np.array_equal(targets, tokens[:, 3::-1]) and (at, mask) == (slice(4, 8), None)
-    test = train_toy.make_batch(s, 9, TEST).tokens  # without a step: that of step 0
+    test = train_toy.make_batch(s, 9, TEST).tokens  # no step means step 0
     assert np.array_equal(test, train_toy.make_batch(s, 9, TEST, 0).tokens)
     copy = default_settings(length=4, symbols=3, task="copy")
     assert np.array_equal(train_toy.make_batch(copy, 50, TRAINING, 7).targets, tokens[:, :4])
@@ -221,12 +221,12 @@ def test_chunks_change_nothing(kind):
 
 
 def test_any_source_of_batches():
-    """Own data, another head, positions and a mask: how it is asked for, and that it is used."""
+    """Own data, another head, positions and a mask: check the calls, and that the data are used."""
     s = default_settings("memtransformer", **{**TINY, "steps": 26}, outputs=3, memory=4)
-    asked = []
+    calls = []
 
     def batches(size, stream, step):
-        asked.append((size, stream, step))
+        calls.append((size, stream, step))
         rng = np.random.default_rng([stream, step])
         tokens, targets = rng.integers(10, size=(size, 5)), rng.integers(3, size=(size, 1))
         return tokens, targets, [4], random_mask(s.config, rng, size, 5)
@@ -242,7 +242,7 @@ def test_any_source_of_batches():
     assert [state.step for state in steps] == list(range(2, 27))
     trained = [(8, TRAINING, step) for step in range(1, 27)]
     validated = [(512, VALIDATION, 25), (512, VALIDATION, 26)]
-    assert asked == [trained[0], *trained[:25], validated[0], trained[25], validated[1]]
+    assert calls == [trained[0], *trained[:25], validated[0], trained[25], validated[1]]
     scores = train_toy.evaluate(state.params, s.config, Batch(*batches(*validated[1])))
     assert state.log[1] == (26, *scores[:3])
 
@@ -318,7 +318,7 @@ def test_the_result_of_a_run_that_stopped_early(tmp_path):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["params", "weights", "m", "v"])
 def test_l4_what_is_not_finite(name, value, tmp_path):
-    """It is not written, and the last checkpoint is kept; nor is it read."""
+    """It is neither written, so that the last checkpoint is kept, nor read."""
     s = default_settings(**TINY)
     state = train(s, until=2)
     train_toy.write_checkpoint(tmp_path, s, state)
@@ -413,7 +413,7 @@ def test_names_and_borders_of_a_map(M):
 
 
 def test_without_matplotlib(old_run, monkeypatch):
-    """The run is whole without pictures, and those of the old run are not kept."""
+    """The run is complete without pictures; those of the old run are deleted."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     status, printed, _ = command(*ARGUMENTS, "--overwrite", "--out", old_run)
     assert status == 0 and "curve.png and attention.png are left out" in printed
@@ -539,7 +539,7 @@ def test_a_directory_that_holds_a_run(old_run):
 
 @pytest.mark.parametrize("held", [["attention.png"], ["model.npz", "log.csv"], []])
 def test_l1_a_directory_without_a_checkpoint(held, tmp_path):
-    """--resume is refused, and not advised; nothing is deleted."""
+    """--resume is refused and not suggested; nothing is deleted."""
     for name in held:
         (tmp_path / name).write_text("precious")
     before = contents(tmp_path)
@@ -553,7 +553,7 @@ def test_l1_a_directory_without_a_checkpoint(held, tmp_path):
 @POSIX
 @pytest.mark.parametrize("held", [True, False], ids=["over a run", "from the start"])
 def test_l2_a_full_disk(held, old_run, tmp_path):
-    """What was there is there."""
+    """Existing files are unchanged."""
     out, before = (old_run, contents(old_run)) if held else (tmp_path / "new", {})
     full = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *SCRIPT, "--overwrite", "--out", str(out)]
     done = subprocess.run(full, capture_output=True, text=True)
@@ -605,7 +605,7 @@ BAD_ARGUMENTS = {
 
 @pytest.mark.parametrize("arguments, words", BAD_ARGUMENTS.items(), ids=lambda x: x[:30])
 def test_bad_arguments(arguments, words, tmp_path):
-    """With --overwrite, what was there is there."""
+    """Even with --overwrite, existing files are unchanged."""
     (tmp_path / "model.npz").write_text("precious")
     said = refusal(*ARGUMENTS, "--overwrite", "--out", tmp_path, *arguments.split())
     assert re.search(words, said) and contents(tmp_path) == {"model.npz": b"precious"}
@@ -624,7 +624,7 @@ def test_an_unknown_task():
 
 
 def test_defaults():
-    """As they are printed by --help; the default job is the one that README measures."""
+    """As they are printed by --help; the default run is the one that README measures."""
     status, printed, _ = command("--help")
     assert status == 0
     for variant in memt.VARIANTS:
@@ -641,7 +641,7 @@ def test_defaults():
 @POSIX
 @pytest.mark.parametrize("output", [">&-", "> /dev/full", "| true", "> out"])
 def test_output_that_nobody_can_read(output, tmp_path):
-    """A run is not lost for a line of progress, nor for a path that the terminal cannot show."""
+    """Lost output does not stop a run, nor does a path that the terminal cannot show."""
     shell = ["sh", "-c", f'"$@" {output}', "sh", *SCRIPT, "--out", str(tmp_path / "Läufe ü")]
     environment = BUFFERED | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(shell, cwd=tmp_path, stderr=subprocess.PIPE, env=environment)
@@ -652,7 +652,7 @@ def test_output_that_nobody_can_read(output, tmp_path):
 
 @pytest.mark.parametrize("module, needs", [("memt", ""), ("autograd", ""), ("train_toy", "memt")])
 def test_who_imports_whom(module, needs):
-    """NumPy alone; memt and autograd know nothing of each other."""
+    """Only NumPy; memt and autograd do not import each other."""
     code = "import numpy, sys; old = {*sys.modules}; "
     code += f"import {module}; print(*{{*sys.modules}} - old)"
     root = Path(memt.__file__).parent
