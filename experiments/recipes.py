@@ -1,7 +1,7 @@
 """Does the training recipe serve other tasks, lengths, alphabets and sizes too? Ours.
 
 membottleneck by train_toy's two recipes: Muon, the default, and Adam. Muon's schedule was chosen
-on the default job and, with other seeds, on sort, reverse 20 symbols and width 16.
+on the default run and, with other seeds, on sort, reverse 20 symbols and width 16.
 """
 
 from experiments import common
@@ -66,7 +66,7 @@ def finding(rows):
 def draw(rows, out):
     """A dot for each run, a bar for the geometric mean."""
     note = (
-        f"membottleneck; other settings as in the default job; at most {rows[0]['steps']} steps; "
+        f"membottleneck; other settings as in the default run; at most {rows[0]['steps']} steps; "
     )
     note += "bar: geometric mean of the steps"
     figure, ((axes,),) = common.slide(finding(rows), note, rows)
