@@ -182,7 +182,7 @@ def picture(file, findings, note, rows, s, maps, found):
     note += f"; rows are targets, columns sources; mean over {train_toy.TEST_ON} sequences, "
     note += "dark 0, yellow 1, square-root scale; memory sorted by what it writes"
     figure, grid = common.slide(findings, note, rows, columns=H + 1, lines=L)
-    figure.set_size_inches(max(12, 2.4 * (H + 1)), max(6.75, 1.6 + 3 * L))
+    figure.set_size_inches(max(12, 2.4 * (H + 1)), max(6.75, 1.8 + 3.2 * L))
     maps = sort_memory(maps, written_order(maps, M, n))
     for layer, head in np.ndindex(L, H):
         axes, weights = grid[layer, head], maps[layer, head]
