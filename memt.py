@@ -224,13 +224,14 @@ def shared_backward(dmem, dseq, cache, dparams):
 def memctrl_forward(mem, seq, params, heads, mask, at):
     """MemCtrl: mem' = U_mem(mem, [mem; seq]), seq' = U_seq(seq, [mem; seq]), from the old ones."""
     both, M, updates = np.concatenate((mem, seq), axis=1), mem.shape[1], {}
+    new_mem = mem[:, :0]
     if at is None:
-        mem, c_mem = update_forward(mem, both, params["mem"], heads, part(mask, slice(M)))
+        new_mem, c_mem = update_forward(mem, both, params["mem"], heads, part(mask, slice(M)))
         updates["mem"] = slice(M), c_mem
     rows = rows_at(at, M)
-    seq, c_seq = update_forward(both[:, rows], both, params["seq"], heads, part(mask, rows))
+    new_seq, c_seq = update_forward(both[:, rows], both, params["seq"], heads, part(mask, rows))
     updates["seq"] = rows, c_seq
-    return (mem if at is None else mem[:, :0], seq), (M, updates)
+    return (new_mem, new_seq), (M, updates)
 
 
 def memctrl_backward(dmem, dseq, cache, dparams):
@@ -267,12 +268,14 @@ def membottleneck_backward(dmem, dseq, cache, dparams):
     return dboth[:, :M], dboth[:, M:]
 
 
-WIRINGS = {  # variant -> forward, backward, roles: one for all rows, or one for each kind of row
-    "transformer": (shared_forward, shared_backward, ("all",)),
-    "memtransformer": (shared_forward, shared_backward, ("all",)),
-    "masked": (shared_forward, shared_backward, ("all",)),
-    "memctrl": (memctrl_forward, memctrl_backward, ("mem", "seq")),
-    "membottleneck": (membottleneck_forward, membottleneck_backward, ("mem", "seq")),
+Wiring = namedtuple("Wiring", "forward backward roles")  # a role: the rows that share an update
+SHARED = Wiring(shared_forward, shared_backward, ("all",))
+WIRINGS = {
+    "transformer": SHARED,
+    "memtransformer": SHARED,
+    "masked": SHARED,
+    "memctrl": Wiring(memctrl_forward, memctrl_backward, ("mem", "seq")),
+    "membottleneck": Wiring(membottleneck_forward, membottleneck_backward, ("mem", "seq")),
 }
 VARIANTS = tuple(WIRINGS)
 BOTTLENECKS = ("masked", "membottleneck")  # sequence rows attend to memory only
@@ -367,7 +370,7 @@ def model_forward(params, tokens, config, at=None, mask=None):
     tokens, at, mask = check_inputs(config, tokens, at, mask)
     (mem, seq), c_embedding = embedding_forward(tokens, params["embed"], params["memory"])
     limits = build_mask(config, tokens.shape[1], seq.dtype, mask)
-    forward, _, _ = WIRINGS[config.variant]
+    forward = WIRINGS[config.variant].forward
     layers = [None] * config.layers
     for l in range(config.layers):
         wanted = at if l == config.layers - 1 else None
@@ -384,7 +387,7 @@ def model_backward(dlogits, cache):
     grads = zero_params(config, mem.dtype)
     dseq, dout_w, dout_b = linear_backward(dlogits, c_out)
     dmem = np.zeros_like(mem)  # nothing reads the final memory
-    _, backward, _ = WIRINGS[config.variant]
+    backward = WIRINGS[config.variant].backward
     for l in reversed(range(config.layers)):  # layers that share a controller add to the same views
         dmem, dseq = backward(dmem, dseq, layers[l], role_params(grads, config, l))
     dembed, dmemory = embedding_backward(dmem, dseq, c_embedding)
@@ -455,9 +458,10 @@ class Config:
         check_size("outputs", 1 if self.outputs is None else self.outputs, 1)
         must(M == 0 or v != "transformer", f"memory is {M}: must be 0 in a transformer")
         must(C % 2 == 0 and C % H == 0, f"width is {C}: must be even and a multiple of heads ({H})")
-        share, right = self.share_controller, (False, True) if "mem" in WIRINGS[v][2] else (False,)
-        fits = type(share) is bool and share in right
-        must(fits, f"share_controller is {share!r}: must be one of {right} in {v}")
+        share = self.share_controller
+        must(type(share) is bool, f"share_controller is {share!r}: must be True or False")
+        fits = not share or "mem" in WIRINGS[v].roles
+        must(fits, f"share_controller is True: must be False in {v}")
         must(window is None or v not in BOTTLENECKS, f"window is {window}: must be None in {v}")
 
 
@@ -477,9 +481,15 @@ def param_shapes(config):
     return MappingProxyType(shapes | {"out_w": (C, O), "out_b": (O,)})
 
 
+@functools.lru_cache(maxsize=64)
+def size(config):
+    """Number of parameters."""
+    return sum(map(math.prod, param_shapes(config).values()))
+
+
 def role_names(config, layer):
     """Role -> prefix of its parameters in a layer."""
-    names = {role: f"layers.{layer}.{role}" for role in WIRINGS[config.variant][2]}
+    names = {role: f"layers.{layer}.{role}" for role in WIRINGS[config.variant].roles}
     return names | {"mem": "controller"} if config.share_controller else names
 
 
@@ -492,11 +502,13 @@ def role_params(params, config, layer):
 def zero_params(config, dtype=np.float32):
     """Name -> zeros, float32 or float64 (else ValueError), views into one vector: see `flat`."""
     must(dtype in (np.float32, np.float64), f"dtype is {dtype!r}: must be float32 or float64")
-    return views(config, np.zeros(sum(map(math.prod, param_shapes(config).values())), dtype))
+    return views(config, np.zeros(size(config), dtype))
 
 
 def views(config, vector):
     """Split a vector of all parameters (or gradients): name -> view in the parameter's shape."""
+    right = (size(config),)
+    must(vector.shape == right, f"vector has shape {vector.shape}: must be {right}")
     params, start = {}, 0
     for name, shape in param_shapes(config).items():
         end = start + math.prod(shape)

@@ -46,6 +46,7 @@ FILES = ("checkpoint.npz", "model.npz", "log.csv", "result.json", "curve.png", "
 
 # tokens (B, T), targets (B, R), and as in memt.model_forward: at, mask
 Batch = namedtuple("Batch", "tokens targets at mask", defaults=(None, None))
+VECTORS = ("params", "weights", "m", "v")
 Scores = namedtuple("Scores", "loss symbol exact outputs")  # nats, two accuracies (0 to 1), (B, R)
 
 
@@ -94,14 +95,15 @@ class Settings:
             memt.check_size(name, getattr(self, name), 1)
         memt.check_size("seed", self.seed, 0)
         positive = isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf
-        must(positive, f"lr is {self.lr}: must be a positive number")
+        must(positive, f"lr is {self.lr!r}: must be a positive float")
+        must(isinstance(self.config, Config), f"config is {self.config!r}: must be a memt.Config")
 
 
 # Defaults that differ from those of Settings and Config, by variant; chosen over several seeds.
 DEFAULTS = {"transformer": {"memory": 0}, "masked": {"layers": 3, "memory": 16}}
 
 
-def default_settings(variant="membottleneck", **given):
+def default_settings(variant=Config.variant, **given):
     """The variant's defaults, overridden by the given fields of Settings or Config."""
     own = {"variant": variant, **DEFAULTS.get(str(variant), {}), **given}
     of_model = {f.name: own.pop(f.name) for f in fields(Config) if f.name in own}
@@ -119,28 +121,27 @@ def make_batch(s, size, stream, step=0):
     rng = np.random.default_rng([s.seed, stream, step])
     x = rng.integers(s.config.symbols, size=(size, s.length))
     tokens = np.hstack((x, np.full_like(x, s.config.symbols)))
-    return Batch(tokens, np.ascontiguousarray(TASKS[s.task](x)), slots(s))
-
-
-def slots(s):
-    """The positions whose logits are wanted."""
-    return slice(s.length, 2 * s.length)
+    slots = slice(s.length, 2 * s.length)
+    return Batch(tokens, TASKS[s.task](x).copy(), slots)
 
 
 def evaluate(params, config, batch):
     """Scores of a Batch, CHUNK sequences at a time; exact match: a whole sequence right."""
-    tokens, targets = np.asarray(batch.tokens), np.asarray(batch.targets)
+    tokens, targets, at, mask = batch
+    tokens, targets = np.asarray(tokens), np.asarray(targets)
+    each = np.ndim(mask) == 3 and len(mask) > 1  # a mask for each sequence
+    fits = len(tokens) == len(targets) > 0 and (not each or len(mask) == len(tokens))
+    must(fits, "tokens, targets and mask must hold as many sequences, at least one")
     loss, outputs = 0.0, []
     for i in range(0, len(tokens), CHUNK):
-        part, mask = slice(i, i + CHUNK), batch.mask
-        if np.ndim(mask) == 3 and len(mask) > 1:  # one for each sequence
-            mask = mask[part]
-        logits, _ = memt.model_forward(params, tokens[part], config, batch.at, mask)
+        part = slice(i, i + CHUNK)
+        own = mask[part] if each else mask
+        logits, _ = memt.model_forward(params, tokens[part], config, at, own)
         loss += float(memt.cross_entropy_forward(logits, targets[part])[0]) * len(logits)
         outputs.append(logits.argmax(axis=-1))
-    right = np.concatenate(outputs) == targets
-    exact = float(right.all(axis=1).mean())
-    return Scores(loss / len(tokens), float(right.mean()), exact, np.concatenate(outputs))
+    outputs = np.concatenate(outputs)
+    right = outputs == targets
+    return Scores(loss / len(tokens), float(right.mean()), float(right.all(1).mean()), outputs)
 
 
 # ---------------------------------------------------------------- one step
@@ -171,22 +172,23 @@ def adam(grad, m, v, step, beta1=0.9, beta2=0.999):
     return m_hat / (np.sqrt(v_hat) + 1e-8)
 
 
-def muon(grads, m, v, step, config):
+def muon(grad, m, v, step, config):
     """Muon (Jordan et al., 2024) for the matrices inside the layers, Adam for everything else.
 
     Adam scales each number by itself. Muon turns a whole matrix of momentum (Nesterov's) into one
-    with the same singular vectors, all of whose singular values are near 1. Gradients by name ->
-    directions as one vector; changes the vectors m and v. The factor 10, beta 0.7, 0.99: ours.
+    with the same singular vectors, all of whose singular values are near 1. Arguments as in `adam`,
+    whose m is the momentum. The factor 10 and the decay rates 0.7 and 0.99 are ours.
     """
-    direction, beta, stacks = adam(memt.flat(grads), m, v, step, 0.7, 0.99), 0.7, {}
-    momentum, out = memt.views(config, m), memt.views(config, direction)
-    for name, grad in grads.items():
+    direction = adam(grad, m, v, step, 0.7, 0.99)
+    out, momentum = memt.views(config, direction), memt.views(config, grad + 0.7 * (m - grad))
+    stacks = {}
+    for name, matrix in momentum.items():
         if name.endswith((".wq", ".wkv", ".wo", ".w1", ".w2")):
-            nesterov = short_side_first(grad + beta * (momentum[name] - grad))
-            stacks.setdefault(nesterov.shape, {})[name] = nesterov
+            matrix = short_side_first(matrix)
+            stacks.setdefault(matrix.shape, {})[name] = matrix
     for stack in stacks.values():  # matrices of one shape at once
-        for name, x in zip(stack, orthogonal(np.stack([*stack.values()])), strict=True):
-            short_side_first(out[name])[...] = 10 * x
+        for name, matrix in zip(stack, orthogonal(np.stack([*stack.values()])), strict=True):
+            short_side_first(out[name])[...] = 10 * matrix
     return direction
 
 
@@ -212,29 +214,39 @@ def orthogonal(x):
 class State:
     """All that changes while training; `log` rows are step, loss, symbol, exact of validation.
 
-    The optimizer moves `weights`. The model is `params`: the same, or their running mean (muon).
+    `vectors`: weights, which the optimizer moves, its m and v, and params, the model: the running
+    mean of weights (muon), or the same numbers (adam).
     """
 
-    params: dict
-    weights: dict
-    m: np.ndarray
-    v: np.ndarray
+    config: Config
+    vectors: dict
     step: int = 0
     seconds: float = 0.0
     loss: float = math.nan
     log: list = field(default_factory=list)
 
+    @property
+    def params(self):
+        """The model, by name: views, to be changed in place."""
+        return memt.views(self.config, self.vectors["params"])
+
+    @property
+    def weights(self):
+        """What the gradients are taken of, by name: views, to be changed in place."""
+        return memt.views(self.config, self.vectors["weights"])
+
 
 def start(s):
     """A new model and an empty log. With muon, symbols start small, and attention adds nothing."""
-    weights = memt.init_params(s.config, np.random.default_rng([s.seed, START]))
+    params = memt.init_params(s.config, np.random.default_rng([s.seed, START]))
     if s.optimizer == "muon":
-        weights["embed"] *= 0.3
-        for name in weights:
+        params["embed"] *= 0.3
+        for name, array in params.items():
             if name.endswith(".wo"):
-                weights[name][:] = 0
-    params, vector = memt.to_params(s.config, weights), memt.flat(weights)
-    return State(params, weights, np.zeros_like(vector), np.zeros_like(vector))
+                array[:] = 0
+    vector = memt.flat(params)
+    four = vector, vector.copy(), np.zeros_like(vector), np.zeros_like(vector)
+    return State(s.config, dict(zip(VECTORS, four, strict=True)))
 
 
 def solved(state):
@@ -249,15 +261,16 @@ def finished(s, state):
 
 def update(s, state, grads):
     """One optimizer step. With muon, the model is a running mean of about the last ten weights."""
-    grad, weights, model = memt.flat(grads), memt.flat(state.weights), memt.flat(state.params)
-    step, old = state.step + 1, (state.m, state.v)
+    params, weights, m, v = map(state.vectors.get, VECTORS)
+    grad, step = memt.flat(grads), state.step + 1
     clip(grad)
     if s.optimizer == "muon":
-        weights -= learning_rate(s, step) * muon(grads, *old, step, s.config)
-        model += 0.1 * (weights - model)
+        weights -= learning_rate(s, step) * muon(grad, m, v, step, s.config)
+        params += 0.1 * (weights - params)
     else:
-        weights -= learning_rate(s, step) * adam(grad, *old, step)
-        model[:] = weights
+        weights -= learning_rate(s, step) * adam(grad, m, v, step)
+        params[:] = weights
+    state.step = step
 
 
 def training(s, state, batches=None):
@@ -276,13 +289,13 @@ def training(s, state, batches=None):
             state.loss = float(loss)
             update(s, state, grads)
             row = ()
-            if step % VALIDATE_EVERY == 0 or step == s.steps:
+            if step % VALIDATE_EVERY == 0:
                 batch = Batch(*batches(VALIDATE_ON, VALIDATION, step))
                 row = (step, *evaluate(state.params, s.config, batch)[:3])
-        if not math.isfinite(sum(row, state.loss)):
+        if not np.isfinite((state.loss, *row)).all():
             raise FloatingPointError(f"the loss is not finite at step {step}")
-        state.step = step
-        state.log += [row] if row else []
+        if row:
+            state.log.append(row)
         state.seconds += time.perf_counter() - began
         yield state
 
@@ -293,23 +306,16 @@ def write_text(path, text):
     memt.atomic_write(path, lambda file: file.write(text.encode()))
 
 
-def vectors(state):
-    """Name -> vector: the numbers of a state that a checkpoint keeps."""
-    params, weights = memt.flat(state.params), memt.flat(state.weights)
-    return {"params": params, "weights": weights, "m": state.m, "v": state.v}
-
-
 def write_checkpoint(out, s, state):
     """checkpoint.npz: settings and state, all that --resume needs; then log.csv.
 
     Raises FloatingPointError, and keeps the last checkpoint, where a number is not finite.
     """
-    arrays = vectors(state)
-    if not all(np.isfinite(array).all() for array in arrays.values()):
+    if not all(np.isfinite(vector).all() for vector in state.vectors.values()):
         raise FloatingPointError(f"the parameters are not finite at step {state.step}")
     numbers = {"step": state.step, "seconds": state.seconds, "log": state.log}
-    about = json.dumps({"settings": as_dict(s), **numbers})
-    memt.atomic_write(out / "checkpoint.npz", lambda file: np.savez(file, about=about, **arrays))
+    arrays = {"about": json.dumps({"settings": as_dict(s), **numbers}), **state.vectors}
+    memt.atomic_write(out / "checkpoint.npz", lambda file: np.savez(file, **arrays))
     rows = [("step", "loss", "symbol", "exact"), *state.log]
     write_text(out / "log.csv", "".join(",".join(map(str, row)) + "\n" for row in rows))
 
@@ -317,32 +323,27 @@ def write_checkpoint(out, s, state):
 def read_checkpoint(out):
     """What write_checkpoint wrote -> settings, state. Raises as memt.open_npz does."""
     with memt.open_npz(out / "checkpoint.npz", "checkpoint") as arrays:
-        about, size = json.loads(str(arrays["about"])), arrays["params"].size
+        about = json.loads(str(arrays["about"]))
+        must({*VECTORS} <= {*arrays}, "another version of memt may have written it")
         s = default_settings(**about["settings"])
-        shapes = memt.param_shapes(s.config).values()
-        must(size == sum(map(math.prod, shapes)), "params do not fit")  # before it takes memory
-        state = start(s)
-        for name, array in vectors(state).items():
-            good = arrays[name].shape == array.shape and np.isfinite(arrays[name]).all()
-            must(good, f"{name} does not fit its settings")
-            array[:] = arrays[name]
+        state = State(s.config, {name: arrays[name] for name in VECTORS})
+        for name, vector in state.vectors.items():
+            good = vector.shape == (memt.size(s.config),) and vector.dtype in ("f4", "f8")
+            must(good and np.isfinite(vector).all(), f"{name} does not fit its settings")
         state.step, state.seconds = int(about["step"]), float(about["seconds"])
         state.log = [(int(n), float(x), float(y), float(z)) for n, x, y, z in about["log"]]
         good = max([0, *(row[0] for row in state.log)]) <= state.step <= s.steps
-        good = good and math.isfinite(state.seconds)
         must(good, f"step {state.step} does not fit its settings or its log")
+        must(math.isfinite(state.seconds), f"seconds is {state.seconds}")
         return s, state
 
 
 def write_result(out, s, state, scores):
     """result.json: how the run went, its scores on the test stream, its settings."""
-    result = {"task": s.task, "variant": s.config.variant, "seed": s.seed}
-    result |= {"steps": state.step, "seconds": round(state.seconds, 3)}
-    result |= {"loss": scores.loss, "symbol": scores.symbol, "exact": scores.exact}
-    settings = {"max_steps" if name == "steps" else name: x for name, x in as_dict(s).items()}
-    write_text(
-        out / "result.json", json.dumps(result | {"tested_on": TEST_ON} | settings, indent=1)
-    )
+    result = as_dict(s) | {"max_steps": s.steps, "steps": state.step, "tested_on": TEST_ON}
+    result |= {"seconds": round(state.seconds, 3), "loss": scores.loss}
+    result |= {"symbol": scores.symbol, "exact": scores.exact}
+    write_text(out / "result.json", json.dumps(result, indent=1))
 
 
 # ---------------------------------------------------------------- pictures
@@ -359,15 +360,15 @@ def draw_curve(path, s, log):
     """Loss and accuracies against steps."""
     import matplotlib.figure
 
-    step, loss, symbol, exact = zip(*log, strict=True)
+    step, loss, symbol, exact = np.reshape(log, (-1, 4)).T  # none before the first validation
     figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
     left = figure.add_subplot(xlabel="step", ylabel="loss (nats per symbol)")
     left.plot(step, loss, color="0.45", linestyle="--", label="loss")
     left.set_ylim(bottom=0)
     right = left.twinx()
     right.set(ylabel="accuracy (%)", ylim=(0, 103))
-    right.plot(step, 100 * np.array(symbol), color="#0072b2", label="symbol accuracy")
-    right.plot(step, 100 * np.array(exact), color="#d55e00", lw=2.5, label="exact match")
+    right.plot(step, 100 * symbol, color="#0072b2", label="symbol accuracy")
+    right.plot(step, 100 * exact, color="#d55e00", lw=2.5, label="exact match")
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
     left.set_title(f"{s.config.variant}, {s.task} of {s.length} symbols", loc="left", fontsize=10)
     memt.atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=150))
@@ -491,8 +492,8 @@ def make_parser():
         allow_abbrev=False,
     )
     known = parser.add_argument
-    known("--task", choices=TASKS, help="what to learn (reverse)")
-    known("--variant", choices=memt.VARIANTS, help="architecture (membottleneck)")
+    known("--task", choices=TASKS, help=f"what to learn ({Settings.task})")
+    known("--variant", choices=memt.VARIANTS, help=f"architecture ({Config.variant})")
     defaults = as_dict(Settings()) | dict.fromkeys(("memory", "layers"), "see below")
     for name, text in NUMBERS.items():
         default = "no limit" if defaults[name] is None else defaults[name]
@@ -513,27 +514,31 @@ def make_parser():
 def prepare(given):
     """Options -> directory, settings and state to train; deletes nothing. ValueError or OSError."""
     resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
-    default = {"task": "reverse", "variant": "membottleneck", "seed": 0}
-    name = "-".join(str(given.get(n, default[n])) for n in default)
+    name = "{task}-{variant}-{seed}".format(**as_dict(Settings()) | given)
     out = given.pop("out", None) or Path("runs", name)
     held = [file for file in FILES if (out / file).exists()]
+    resumable = "checkpoint.npz" in held
     if resume:
         advice = "correct --out, or omit --resume to start a new run"
-        must("checkpoint.npz" in held, f"{str(out)!r} holds no checkpoint: {advice}")
-        s, state = read_checkpoint(out)
-        if given.get("steps", 0) > s.steps:  # with adam, the cosine is stretched: its rate jumps up
-            s = replace(s, steps=given.pop("steps"))
-        for name, value in given.items():
-            option, own = name.replace("_", "-"), as_dict(s)[name]
-            must(value == own, f"--{option} is {value}, but the run has {own}: omit --{option}")
-        return out, s, state
-    resumable = "--resume, " if "checkpoint.npz" in held else ""
-    advice = f"give {resumable}another --out, or --overwrite"
+        must(resumable, f"{str(out)!r} holds no checkpoint: {advice}")
+        return out, *read_run(out, given)
+    advice = f"give {'--resume, ' * resumable}another --out, or --overwrite"
     must(overwrite or not held, f"{str(out)!r} holds {', '.join(held)}: {advice}")
     s = default_settings(**given)
     state = start(s)
     out.mkdir(parents=True, exist_ok=True)
     return out, s, state
+
+
+def read_run(out, given):
+    """Settings and state of a run; of the options, only --steps may be others: more."""
+    s, state = read_checkpoint(out)
+    if given.get("steps", 0) > s.steps:  # with adam, the cosine is stretched: its rate jumps up
+        s = replace(s, steps=given["steps"])
+    for name, value in given.items():
+        option, own = name.replace("_", "-"), as_dict(s)[name]
+        must(value == own, f"--{option} is {value}, but the run has {own}: omit --{option}")
+    return s, state
 
 
 def resume_command(out):

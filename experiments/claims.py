@@ -8,10 +8,12 @@ Every file that defines `finding` is an experiment. ±: half-width of the 95% co
 
 import importlib
 import re
+from argparse import Namespace
 from pathlib import Path
 
 from experiments import common
 from experiments.common import memt, train_toy
+from experiments.text import OWN
 
 HERE = Path(__file__).parent
 BETWEEN = re.compile(r"(?<=<!-- findings -->\n).*?(?=<!-- /findings -->)", re.DOTALL)
@@ -28,12 +30,10 @@ def table(folder=HERE.parent / "figures"):
     lines = ["| claim | who claims it | measured | verdict | command |", "|---|---|---|---|---|"]
     for name in names():
         experiment, path = importlib.import_module(f"experiments.{name}"), folder / f"{name}.csv"
-        rows = common.read_rows(path, experiment.FOUND)
-        seeds = common.group(rows, "seed").values()
-        most = max(map(len, seeds), default=0)
-        if not most:
-            raise ValueError(f"{path} has no rows: run python -m experiments.{name}")
-        whole = [row for own in seeds if len(own) == most for row in own]
+        runs = len(experiment.jobs(Namespace(seeds=[0], quick=False, text=OWN, out=None)))
+        seeds = common.group(common.read_rows(path, experiment.FOUND), "seed").values()
+        whole = [row for own in seeds if len(own) == runs for row in own]
+        memt.must(whole, f"{path} has no complete seed: run python -m experiments.{name}")
         lines += [f"| {' | '.join(cells)} | `python -m experiments.{name}` |"
                   for cells in experiment.finding(whole)]  # fmt: skip
     return "\n".join(lines) + "\n"

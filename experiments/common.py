@@ -76,11 +76,6 @@ def flops(config, T, R):
     return sum(4 * C * (n * (C + k + F) + k * C) for n, k in updates) + 2 * R * C * config.symbols
 
 
-def size(config):
-    """Number of parameters."""
-    return sum(map(math.prod, memt.param_shapes(config).values()))
-
-
 # ---------------------------------------------------------------- the CSV
 def cell(value):
     """A value as text in the CSV: None is empty, a float has six digits, spaces separate a list."""
@@ -295,7 +290,7 @@ def main(name, parser=None):
         parser.error(str(error))
 
     def work():
-        run_all(path, [j for j in jobs if key(j, j) not in have], experiment.run, args.jobs)
+        run_all(path, [j for j in jobs if key(j, names) not in have], experiment.run, args.jobs)
         experiment.draw(complete(read_rows(path, experiment.FOUND), jobs), path.parent)
         train_toy.say(f"files: {path}, {picture}")
 

@@ -26,10 +26,11 @@ def reach(s, params):
 
     0: no input reaches any slot; 1: each reaches all. One random sequence; each symbol is changed.
     """
-    tokens, n = train_toy.make_batch(s, 1, train_toy.TEST).tokens, np.arange(s.length)
+    tokens, _, at, _ = train_toy.make_batch(s, 1, train_toy.TEST)
+    n = np.arange(s.length)
     both = np.repeat(tokens, 2 * s.length, axis=0)
     both[n, n] = (both[n, n] + 1) % s.config.symbols
-    logits, _ = memt.model_forward(params, both, s.config, train_toy.slots(s))
+    logits, _ = memt.model_forward(params, both, s.config, at)
     after, before = np.split(logits, 2)
     return float((abs(after - before).max(axis=2) > 1e-5).mean())
 

@@ -38,7 +38,11 @@ FOUND = (*common.SCORES, "entropy", "similarity", "validated")
 
 def jobs(args):
     fixed = common.toy_job("membottleneck", steps=30 if args.quick else 3000)
-    return [fixed | {"recipe": name, "seed": seed} for seed in args.seeds for name in RECIPES]
+    return [
+        fixed | {"optimizer": recipe.optimizer, "recipe": name, "seed": seed}
+        for seed in args.seeds
+        for name, recipe in RECIPES.items()
+    ]
 
 
 def start(s, recipe):
@@ -52,7 +56,8 @@ def start(s, recipe):
     if recipe.placed:  # row j starts as position j, and keys like queries: it attends to j
         drawn["memory"][:] = 3 * memt.sinusoids(M, C, np.float32)
         drawn["layers.0.mem.wkv"][:, :C] = drawn["layers.0.mem.wq"]
-    memt.flat(state.weights)[:] = memt.flat(state.params)[:] = memt.flat(drawn)
+    for name in ("params", "weights"):
+        state.vectors[name][:] = memt.flat(drawn)
     return state
 
 
@@ -65,8 +70,8 @@ def changed(recipe):
         cosine = 1 + math.cos(math.pi * min(1, (step - 1) / recipe.cosine))
         return s.lr * min(1, step / warm_up) * cosine / 2
 
-    def adam(grads, m, v, step, _config):
-        return train_toy.adam(memt.flat(grads), m, v, step)
+    def adam(grad, m, v, step, _config):
+        return train_toy.adam(grad, m, v, step)
 
     def scaled(x):  # the largest singular value becomes 1, the others keep their ratio to it
         return x / np.linalg.norm(x, 2, axis=(1, 2), keepdims=True).clip(1e-7)
@@ -87,7 +92,7 @@ def changed(recipe):
 def look(s, params, tokens):
     """-> entropy of WRITE over the symbols (nats; the lowest of the layers), similarity of memory.
 
-    Likeness: mean cosine of two rows of the final memory.
+    Similarity: mean cosine of two rows of the final memory.
     """
     M, n = s.config.memory, s.length
     _, cache = memt.model_forward(params, tokens, s.config)
@@ -103,10 +108,11 @@ def look(s, params, tokens):
 def run(job):
     """Train; what is found at LOOK_AT; after the last step, its values are repeated."""
     recipe = RECIPES[job["recipe"]]
-    s = train_toy.default_settings(**{n: x for n, x in job.items() if n != "recipe"})
+    given = {n: x for n, x in job.items() if n != "recipe"}
+    s = train_toy.default_settings(**given | {"optimizer": "muon"})  # in its place: see `changed`
     tokens, state = train_toy.make_batch(s, LOOK_ON, train_toy.TEST, 1).tokens, start(s, recipe)
     if not recipe.mean:
-        state.params = state.weights  # the mean of itself
+        state.vectors["params"] = state.vectors["weights"]  # the mean of itself
     with changed(recipe):
         rows = [(*look(s, state.params, tokens), 0.0)]
         for _ in train_toy.training(s, state):
@@ -152,17 +158,13 @@ def draw(rows, out):
     for y, name in enumerate(RECIPES):
         common.dots(axes, y, steps(rows, name), y >= [*RECIPES].index("Adam recipe"))
     axes.set_yticks(range(len(RECIPES)), RECIPES, fontsize=14)
-    for axes, name in zip(grid[:, 1], FOUND[-3:], strict=True):
+    labels = ("entropy of\nWRITE (nats)", "similarity of\nmemory rows", "exact match")
+    for axes, name, label in zip(grid[:, 1], FOUND[-3:], labels, strict=True):
         for i, recipe in enumerate(("Muon recipe", "Adam recipe")):
             values = common.by_seed(rows, name, recipe=recipe)
             common.line(axes, LOOK_AT, values, i, marker="", label=recipe)
+        axes.set_ylabel(label, fontsize=14)
         axes.tick_params(labelsize=13)
-    for axes, text in zip(
-        grid[:, 1],
-        ("entropy of\nWRITE (nats)", "similarity of\nmemory rows", "exact match"),
-        strict=True,
-    ):
-        axes.set_ylabel(text, fontsize=14)
     grid[0, 1].legend(fontsize=13, frameon=False)
     grid[2, 1].set_xlabel("step")
     common.save(figure, out / "learning.png")

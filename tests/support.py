@@ -24,7 +24,7 @@ Case = namedtuple("Case", "params tokens targets config at mask")
 
 
 def two_roles(variant):
-    return len(memt.WIRINGS[variant][2]) == 2
+    return len(memt.WIRINGS[variant].roles) == 2
 
 
 def configs(layers=(1, 2, 3)):

@@ -57,9 +57,7 @@ def test_training_is_that_of_pytorch(variant, optimizer, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor)  # Muon would round to it
     s = train_toy.default_settings(variant, length=4, steps=40, optimizer=optimizer)
     state = train_toy.start(s)
-    start = memt.flat(state.params).astype(float)
-    state.params, state.weights = memt.views(s.config, start.copy()), memt.views(s.config, start)
-    state.m, state.v = np.zeros_like(start), np.zeros_like(start)
+    state.vectors = {name: vector.astype(float) for name, vector in state.vectors.items()}
     tensors = bridge.to_torch(state.weights)
     step, model = bridge.optimizer(tensors, s), bridge.to_torch(state.params)
     for _ in train_toy.training(s, state):
@@ -117,7 +115,7 @@ PLAIN = memt.Config(variant="transformer", memory=0, layers=3)
         (partial(bridge.x_forward, NET), TOKENS, PLAIN, "memory is 0: the net has 10"),
     ],
 )
-def test_x1_what_does_not_fit_is_refused_in_a_line(carry, given, config, message):
+def test_what_does_not_fit_is_refused_in_a_line(carry, given, config, message):
     with pytest.raises(ValueError, match=f"^.*{message}.*$") as error:
         carry(given, config)
     assert "\n" not in str(error.value)

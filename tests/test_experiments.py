@@ -58,7 +58,8 @@ def untrained(job):
     """In place of common.train: a random model, and an invented log."""
     s = train_toy.default_settings(**job)
     state = train_toy.start(s)
-    state.params = random_params(s.config, np.random.default_rng(1), np.float32)
+    params = random_params(s.config, np.random.default_rng(1), np.float32)
+    state.vectors["params"] = memt.flat(params)
     state.step, state.log = 75, [(25, 0, 0, 0.5), (50, 0, 0, variants.GOAL), (75, 0, 0, 0.6)]
     return s, state
 
@@ -438,7 +439,7 @@ def test_flops_are_those_that_the_model_does(variant):
     counted = {name: p.view(Counted) for name, p in params.items()}
     memt.model_forward(counted, tokens, config, np.arange(4, 9))
     assert Counted.total == len(tokens) * common.flops(config, tokens.shape[1], 5)
-    assert common.size(config) == memt.flat(params).size
+    assert memt.size(config) == memt.flat(params).size
 
 
 def test_each_recipe_trains_in_its_own_way(monkeypatch):
@@ -489,7 +490,7 @@ def test_tasks_by_hand_and_baselines_with_at_least_as_much():
     }
     assert {name: task(x)[0].tolist() for name, task in benefit.TASKS.items()} == want
     ours = Config(variant="memtransformer", width=16, hidden=benefit.HIDDEN["memtransformer"])
-    measures = {"parameters": common.size, "compute": lambda config: common.flops(config, 20, 10)}
+    measures = {"parameters": memt.size, "compute": lambda config: common.flops(config, 20, 10)}
     for name, measure in measures.items():
         wide = replace(ours, variant="transformer", memory=0, hidden=benefit.HIDDEN[name])
         assert measure(replace(wide, hidden=wide.hidden - 1)) < measure(ours) <= measure(wide)

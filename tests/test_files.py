@@ -71,7 +71,7 @@ def test_a_write_that_is_interrupted_keeps_the_old_file(place, tmp_path, monkeyp
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["model.npz"]
 
 
-def test_l5_two_writers_of_one_path(tmp_path):
+def test_two_writers_of_one_path(tmp_path):
     """The file is complete at all times."""
     path, contents = tmp_path / "model.npz", [bytes([i]) * 50_000 for i in range(4)]
 
@@ -85,7 +85,7 @@ def test_l5_two_writers_of_one_path(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has neither links nor modes like these")
-def test_l8_links_and_modes_are_kept(tmp_path):
+def test_links_and_modes_are_kept(tmp_path):
     real, link, other = tmp_path / "real", tmp_path / "link", tmp_path / "other"
     real.write_text("old")
     real.chmod(0o600)
@@ -98,7 +98,7 @@ def test_l8_links_and_modes_are_kept(tmp_path):
     assert real.stat().st_mode & 0o777 == 0o600
 
 
-def test_l8_what_is_no_file_is_left_alone(tmp_path):
+def test_what_is_no_file_is_left_alone(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe"):
         memt.atomic_write(tmp_path / "pipe", lambda file: file.write(b"new"))

@@ -166,7 +166,7 @@ def test_attention_maps(config, at):
 
 
 @pytest.mark.parametrize("variant", memt.VARIANTS[1:])
-def test_b5_final_memory(variant):
+def test_final_memory(variant):
     """A copy, as are the tokens in the cache; an error if `at` left it out."""
     config = config_of(variant)
     params, tokens, *_ = random_case(config, np.random.default_rng(32))
@@ -202,7 +202,7 @@ def test_initialisation(dtype):
             assert (params[n] == (1 if n.endswith("_g") else 0)).all(), n
 
 
-def test_b6_flat_refuses_what_is_not_one_vector():
+def test_flat_refuses_what_is_not_one_vector():
     params = memt.init_params(memt.Config(), np.random.default_rng(0))
     copies = {n: p.copy() for n, p in params.items()}
     wq, wo = "layers.0.seq.wq", "layers.0.seq.wo"
@@ -214,7 +214,7 @@ def test_b6_flat_refuses_what_is_not_one_vector():
             memt.flat({**params, **other})
 
 
-def test_b7_what_is_kept_between_calls_cannot_be_changed():
+def test_what_is_kept_between_calls_cannot_be_changed():
     config = memt.Config()
     for change in (
         lambda: memt.param_shapes(config).clear(),
@@ -328,7 +328,7 @@ def test_bad_inputs(given, message):
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 @pytest.mark.parametrize("variant", memt.VARIANTS)
-def test_b1_positions_of_a_small_integer_type(variant, dtype):
+def test_positions_of_a_small_integer_type(variant, dtype):
     """M + position would overflow."""
     config, length = config_of(variant, layers=1), np.iinfo(dtype).max - 1
     at = np.array([length - 1, 2, length - 3], dtype)
