@@ -748,6 +748,22 @@ def test_the_experiments_are_found(capsys):
     assert found == [*EXPERIMENTS, "animation"] and len(found) > 8
 
 
+def test_claims_count_the_seeds_that_have_all_runs_and_no_others(tmp_path, monkeypatch):
+    """Not one that was stopped, nor one to which runs with other settings were added."""
+    monkeypatch.setattr(claims, "names", lambda: ["hops"])
+    rows = common.read_rows(ROOT / "figures" / "hops.csv", hops.FOUND)
+    shorter, stopped = rows[0] | {"steps": "30", "symbol": "0"}, rows[0] | {"seed": "77"}
+    others = [row for row in rows if row["seed"] != rows[0]["seed"]]
+    for i, (given, counted) in enumerate((([*rows, shorter], others), ([*rows, stopped], rows))):
+        (tmp_path / f"{i}").mkdir()
+        for row in given:
+            common.append_row(tmp_path / f"{i}" / "hops.csv", row)
+        assert hops.finding(counted)[0][2] in claims.table(tmp_path / f"{i}")
+    common.append_row(tmp_path / "hops.csv", stopped)
+    with pytest.raises(ValueError, match="has no complete seed"):
+        claims.table(tmp_path)
+
+
 @pytest.mark.parametrize("document", ("README.md", "experiments/README.md"))
 def test_documents_have_the_table_that_the_command_writes(document, tmp_path):
     kept, copy = (ROOT / document).read_text(encoding="utf-8"), tmp_path / "copy.md"

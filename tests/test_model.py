@@ -212,6 +212,8 @@ def test_flat_refuses_what_is_not_one_vector():
     for other in (copies, parts, turned, swapped, *others):
         with pytest.raises(ValueError, match="views of one vector"):
             memt.flat({**params, **other})
+    with pytest.raises(ValueError, match=r"vector has shape \(9,\): must be"):
+        memt.views(memt.Config(), np.zeros(9))
 
 
 def test_what_is_kept_between_calls_cannot_be_changed():

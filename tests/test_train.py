@@ -224,6 +224,18 @@ def test_chunks_change_nothing(kind):
     assert np.allclose(maps, memt.attention_maps(cache).mean(axis=1), atol=1e-6)
 
 
+@pytest.mark.parametrize("tokens, targets, mask", [(0, 0, None), (9, 8, None), (9, 9, 8)])
+def test_as_many_targets_and_masks_as_sequences(tokens, targets, mask):
+    s = default_settings(**TINY)
+    batch = Batch(
+        train_toy.make_batch(s, 9, TEST).tokens[:tokens],
+        np.zeros((targets, 3), int),
+        mask=mask and np.ones((mask, 16, 16), bool),
+    )
+    with pytest.raises(ValueError, match="as many sequences"):
+        train_toy.evaluate(train_toy.start(s).params, s.config, batch)
+
+
 def test_any_source_of_batches():
     """Own data, another head, positions and a mask: check the calls, and that the data are used."""
     s = default_settings("memtransformer", **{**TINY, "steps": 25}, outputs=3, memory=4)
@@ -337,6 +349,10 @@ def test_what_is_not_finite(name, value, tmp_path):
     arrays[name][3] = value
     np.savez(tmp_path / "checkpoint.npz", **arrays)
     with pytest.raises(ValueError, match=f"not a checkpoint: {name}"):
+        train_toy.read_checkpoint(tmp_path)
+    del arrays[name]
+    np.savez(tmp_path / "checkpoint.npz", **arrays)
+    with pytest.raises(ValueError, match="another version"):
         train_toy.read_checkpoint(tmp_path)
 
 
@@ -623,9 +639,11 @@ def test_the_directory_by_default(tmp_path, monkeypatch):
     assert train_toy.prepare({})[0] == Path("runs/reverse-membottleneck-0")
 
 
-def test_an_unknown_task():
+def test_settings_that_cannot_work():
     with pytest.raises(ValueError, match="task is 'juggle': must be one of copy, reverse"):
         default_settings(task="juggle")
+    with pytest.raises(ValueError, match="config is None: must be"):
+        train_toy.Settings(config=None)
 
 
 def test_defaults():
