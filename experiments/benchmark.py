@@ -238,6 +238,7 @@ TORCH_JOB = "import experiments.benchmark as b; b.use_torch({seed})" + MEMT_JOB
 def use_torch(seed):
     """Let train_toy's loop train in PyTorch: same start, batches and recipe."""
     torch.set_num_threads(1)
+    torch.Tensor.bfloat16 = torch.Tensor.clone  # Muon rounds to it, which costs time on a CPU
     s = train_toy.default_settings(seed=seed)
     state = train_toy.start(s)
     tensors, logits, loss_and_grads = torch_model(state.weights, s.config, 2 * s.length)
@@ -247,8 +248,9 @@ def use_torch(seed):
         return loss_and_grads(tokens, targets, at)[0], None
 
     @torch.no_grad()
-    def update(*_):
+    def update(_s, state, _grads):
         step()
+        state.step += 1
         for mean, tensor in zip(means.values(), tensors.values(), strict=True):
             mean.lerp_(tensor, 0.1)  # the model is a running mean, as in train_toy.update
 

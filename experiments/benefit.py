@@ -82,7 +82,7 @@ def finding(rows):
     clear = {pair: common.clear(gain) for pair, gain in found.items()}
     better, worse = (list(clear.values()).count(sign) for sign in (1, -1))
     where = [task for task in TASKS if all(clear[task, base] == 1 for base in BASELINES)]
-    near = f"Window {windows[0]}: M = {most} gives {common.spread(local[0])} points more than M = 0"
+    near = f"Window {windows[0]}: M = {most} adds {common.spread(local[0])} points of accuracy"
     mean = common.spread(np.mean([*found.values()], axis=0))
     far = f"Clear gain in {better} of {len(found)} comparisons, clear loss in {worse}; "
     far += f"mean {mean} points"
@@ -90,7 +90,7 @@ def finding(rows):
     shown = common.shown(all(common.clear(gain) == 1 for gain in local))
     where = f"shown for {', '.join(where)}" if where else "not shown"
     return [
-        ("Memory helps where it is the only global path", "ours", near, shown),
+        ("Memory helps where other attention is local", "ours", near, shown),
         ("Memory also helps with global attention", who, far, where),
     ]
 

@@ -43,7 +43,7 @@ def run(job):
 def finding(rows):
     one, two = (100 * common.by_seed(rows, "symbol", variant="masked", layers=L) for L in (1, 2))
     bottleneck = 100 * common.by_seed(rows, "symbol", variant="membottleneck", layers=1)
-    claim = "In the masked variant, a write takes one layer and a read the next; "
+    claim = "In the masked variant, writing takes one layer, reading the next;  "
     claim += "MemBottleneck does both in one layer"
     measured = f"Symbol accuracy with one layer: masked {common.spread(one)}%, "
     measured += f"membottleneck {bottleneck.mean():.1f}%"

@@ -42,7 +42,7 @@ def finding(rows):
     claim = "All variants learn copy and reverse; a bottleneck needs more steps"
     measured = f"MemBottleneck {common.spread(slow, 0)} steps, MemTransformer {fast.mean():.0f}"
     verdict = common.shown(learned and common.clear(slow - fast) > 0)
-    return [(claim, "architectures: paper, masked: ours; steps: ours", measured, verdict)]
+    return [(claim, "variants: paper (masked: ours); steps: ours", measured, verdict)]
 
 
 def curves(rows):

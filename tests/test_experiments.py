@@ -764,6 +764,21 @@ def test_claims_count_the_seeds_that_have_all_runs_and_no_others(tmp_path, monke
         claims.table(tmp_path)
 
 
+def test_the_lesson_has_the_numbers_of_learning():
+    rows = common.read_rows(ROOT / "figures" / "learning.csv", learning.FOUND)
+    lesson = (ROOT / "lesson.md").read_text(encoding="utf-8")
+    bases = {
+        "Adam recipe": ("positions × 3", "symbols × 0.3", "wo zero", "rows placed"),
+        "Muon recipe": ("symbols not scaled", "wo not zero", "no running mean",
+                        "Adam instead of Muon", "scaled, not orthogonal"),
+    }  # fmt: skip
+    for base, names in bases.items():
+        for name in names:
+            taken = learning.steps(rows, name if base == "Muon recipe" else f"Adam, {name}")
+            ratio = common.times(np.log(taken / learning.steps(rows, base)))
+            assert ratio.removeprefix("× ") in lesson, (name, ratio)
+
+
 @pytest.mark.parametrize("document", ("README.md", "experiments/README.md"))
 def test_documents_have_the_table_that_the_command_writes(document, tmp_path):
     kept, copy = (ROOT / document).read_text(encoding="utf-8"), tmp_path / "copy.md"
