@@ -1,11 +1,11 @@
 """An independent check of memt's gradients: a small reverse-mode tape, and finite differences.
 
-The tape differentiates a scalar function written with NumPy, as it is: a `Tensor` holds an array
+The tape differentiates an ordinary scalar NumPy function: a `Tensor` holds an array
 and takes part in NumPy's own dispatch, so memt's forward functions run on Tensors unchanged, and
 not one line of memt's backward is used.
 
     value, grads = value_and_grad(f)(params)      # params, grads: dict of name -> array
-    check_grad(f, params, grads)                  # the same check by finite differences
+    check_grad(f, params, grads)                  # compares with finite differences
 
 The danger is silent failure. So whatever the tape does not know raises a TypeError, and whatever
 it keeps is a private copy: an array may be changed after its use.
@@ -24,7 +24,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
     """An array of floats that remembers how it was made.
 
     `links` holds pairs (parent, vector–Jacobian product): a Tensor that this one was made from, and
-    the function from the gradient of this one to the gradient of that one (before `unbroadcast`).
+    the function from this Tensor's gradient to the parent's (before `unbroadcast`).
     """
 
     def __init__(self, value: Array, *links: tuple):
@@ -181,7 +181,7 @@ def topological(out: Tensor) -> list[Tensor]:
     """Every Tensor that `out` was made from, parents first; iterative, so a chain may be long.
 
     Going back along the list, a Tensor is reached when its whole gradient has been summed. The
-    smallest case that needs it: b = a + a, c = b + b, where b must wait for both of c's gradients.
+    smallest case that needs it: b = a + a, c = b + b, where b must wait for both gradients from c.
     """
     order, seen, stack = [], set(), [(out, False)]
     while stack:
@@ -215,7 +215,7 @@ def copies(params: dict[str, Array]) -> dict[str, Array]:
 
 
 def value_and_grad(f: Callable) -> Callable:
-    """f: dict of name -> array -> scalar, made with NumPy. Returns params -> (value, gradients).
+    """f: dict (name -> array) -> scalar, made with NumPy. Returns params -> (value, gradients).
 
     The gradients have the names, shapes and dtypes of params; zero where f does not depend on one.
     Raises TypeError for params that are not arrays of floats, for what the tape can't record, and

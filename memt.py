@@ -180,11 +180,11 @@ def update_backward(dh, cache, dparams):
     dr, dw2, db2 = linear_backward(dff, c_w2)
     du = relu_backward(dr, c_relu)
     da, dw1, db1 = linear_backward(du, c_w1)
-    dmh, dln1_g, dln1_b = layernorm_backward(da + dff, c_ln1)  # a passes through FF and past it
+    dmh, dln1_g, dln1_b = layernorm_backward(da + dff, c_ln1)  # `a` goes through FF and past it
     dx, dcontext, dwq, dwkv, dwo = attention_backward(dmh, c_mh)
     add_into(dparams, wq=dwq, wkv=dwkv, wo=dwo, ln1_g=dln1_g, ln1_b=dln1_b)
     add_into(dparams, w1=dw1, b1=db1, w2=dw2, b2=db2, ln2_g=dln2_g, ln2_b=dln2_b)
-    return dx + dmh, dcontext  # x passes through MH and past it
+    return dx + dmh, dcontext  # `x` goes through MH and past it
 
 
 def add_into(dparams, **grads):
@@ -235,7 +235,7 @@ def memctrl_forward(mem, seq, params, heads, mask, at):
 
 
 def memctrl_backward(dmem, dseq, cache, dparams):
-    """Gradients of the new mem and seq -> gradients of the old ones; the contexts' add up."""
+    """Gradients of the new mem and seq -> of the old ones; those of both contexts add up."""
     M, updates = cache
     rows, c_seq = updates["seq"]
     dx, dboth = update_backward(dseq, c_seq, dparams["seq"])
@@ -443,7 +443,7 @@ class Config:
     layers: int = 2
     memory: int = 10
     variant: str = "membottleneck"
-    share_controller: bool = False  # ours: layers share the memory's update; two roles only
+    share_controller: bool = False  # ours: layers share the memory's update; needs role mem
     window: int | None = None  # ours: how far sequence rows attend; not in BOTTLENECKS
     outputs: int | None = None  # size of the output layer; None: as many as symbols
 
@@ -494,7 +494,7 @@ def role_names(config, layer):
 
 
 def role_params(params, config, layer):
-    """Role -> short name -> array: what one layer's wiring takes, of parameters or gradients."""
+    """Role -> short name -> array: the parameters or gradients that one layer's wiring takes."""
     names = role_names(config, layer).items()
     return {role: {n: params[f"{prefix}.{n}"] for n in UPDATE_PARAMS} for role, prefix in names}
 
@@ -658,5 +658,5 @@ def check_inputs(config, tokens, at, mask):
         passed_on = ~mask[:, M:, M:].all(axis=1) & mask[:, :M, M:].any(axis=1)
         honoured = config.variant not in BOTTLENECKS or not passed_on.any()
         right = f"in {config.variant}, hide it from memory too"
-        must(honoured, f"mask hides from a sequence row a column that memory passes on: {right}")
+        must(honoured, f"mask hides a column from a sequence row but not from memory: {right}")
     return tokens, at, mask

@@ -131,7 +131,7 @@ def evaluate(params, config, batch):
     tokens, targets = np.asarray(tokens), np.asarray(targets)
     each = np.ndim(mask) == 3 and len(mask) > 1  # a mask for each sequence
     fits = len(tokens) == len(targets) > 0 and (not each or len(mask) == len(tokens))
-    must(fits, "tokens, targets and mask must hold as many sequences, at least one")
+    must(fits, "tokens, targets and mask must hold equally many sequences, not 0")
     loss, outputs = 0.0, []
     for i in range(0, len(tokens), CHUNK):
         part = slice(i, i + CHUNK)
@@ -175,7 +175,7 @@ def adam(grad, m, v, step, beta1=0.9, beta2=0.999):
 def muon(grad, m, v, step, config):
     """Muon (Jordan et al., 2024) for the matrices inside the layers, Adam for everything else.
 
-    Adam scales each number by itself. Muon turns a whole matrix of momentum (Nesterov's) into one
+    Adam scales each entry separately. Muon turns a whole matrix of momentum (Nesterov's) into one
     with the same singular vectors, all of whose singular values are near 1. Arguments as in `adam`,
     whose m is the momentum. The factor 10 and the decay rates 0.7 and 0.99 are ours.
     """
@@ -200,7 +200,7 @@ def short_side_first(x):
 def orthogonal(x):
     """Matrices (..., I, O), I <= O -> the same singular vectors, all singular values near 1.
 
-    Five Newton-Schulz steps: an odd polynomial of a matrix changes its singular values alone.
+    Five Newton-Schulz steps: an odd polynomial of a matrix changes only its singular values.
     """
     x = x / np.maximum(np.linalg.norm(x, axis=(-2, -1), keepdims=True), 1e-7)
     for _ in range(5):
@@ -214,8 +214,8 @@ def orthogonal(x):
 class State:
     """All that changes while training; `log` rows are step, loss, symbol, exact of validation.
 
-    `vectors`: weights, which the optimizer moves, its m and v, and params, the model: the running
-    mean of weights (muon), or the same numbers (adam).
+    `vectors`: weights (moved by the optimizer), its m and v, and params (the model: a running mean
+    of weights with muon, equal to weights with adam).
     """
 
     config: Config
@@ -232,12 +232,12 @@ class State:
 
     @property
     def weights(self):
-        """What the gradients are taken of, by name: views, to be changed in place."""
+        """What the optimizer moves, by name: views, to be changed in place."""
         return memt.views(self.config, self.vectors["weights"])
 
 
 def start(s):
-    """A new model and an empty log. With muon, symbols start small, and attention adds nothing."""
+    """A new model and an empty log. With muon, `embed` starts small, and attention adds nothing."""
     params = memt.init_params(s.config, np.random.default_rng([s.seed, START]))
     if s.optimizer == "muon":
         params["embed"] *= 0.3
@@ -260,7 +260,7 @@ def finished(s, state):
 
 
 def update(s, state, grads):
-    """One optimizer step. With muon, the model is a running mean of about the last ten weights."""
+    """One optimizer step. With muon, the model is a running mean of about ten steps' weights."""
     params, weights, m, v = map(state.vectors.get, VECTORS)
     grad, step = memt.flat(grads), state.step + 1
     clip(grad)
@@ -414,7 +414,7 @@ def draw_attention(path, s, maps):
 
 
 def draw(out, s, state):
-    """Both pictures -> a line that says what was drawn, or left out where matplotlib is missing."""
+    """Draw both pictures -> a line that says where, or that matplotlib is missing."""
     curve, attention = out / "curve.png", out / "attention.png"
     try:
         import matplotlib  # noqa: F401
@@ -531,7 +531,7 @@ def prepare(given):
 
 
 def read_run(out, given):
-    """Settings and state of a run; of the options, only --steps may be others: more."""
+    """Settings and state of a run; the options must match it, but --steps may be larger."""
     s, state = read_checkpoint(out)
     if given.get("steps", 0) > s.steps:  # with adam, the cosine is stretched: its rate jumps up
         s = replace(s, steps=given["steps"])

@@ -65,8 +65,8 @@ def judge(function, solution, forward, inputs, slips=(), params=None, nest=dict)
     """Raise Wrong unless a backward function gives the gradients of forward.
 
     forward(*inputs) -> outputs, cache; function(*gradients of outputs, cache) -> gradients of
-    inputs. With params, both take one more argument: forward nest(params), function their gradients
-    so far, to which it adds.
+    inputs. With params, forward also takes nest(params), and function their gradients so far, to
+    which it adds.
     """
     everything, params = {**inputs, **(params or {})}, params or {}
 
@@ -290,10 +290,10 @@ def equal(given, right):
 
 
 prediction(
-    "REACH", "Which rows attend to the changed row? Which to these, in the same layer or the next?"
+    "REACH", "Which rows attend to the changed row, and which to those, in this layer or later?"
 )
 prediction("EQUAL_ROWS", "Equal rows give equal queries. What else could make rows differ?")
-prediction("ZERO_GRADIENTS", "Where does each update's output go? Layers count from 0.")
+prediction("ZERO_GRADIENTS", "Where does each update's output go? Count layers from 0.")
 prediction("READING", "WRITE: memory rows, sequence columns. READ: sequence rows, memory columns.")
 
 

@@ -7,7 +7,7 @@
 
 Exit status: 0 all are solved, 1 not all, 2 nothing was graded, 130 interrupted. Each exercise runs
 in its own process, for at most 60 seconds (or the number in the environment variable MEMT_LIMIT).
-There, all other exercises are replaced with their solutions: no exercise depends on another.
+Meanwhile, the others are replaced with their solutions: no exercise depends on another.
 """
 
 import argparse

@@ -45,7 +45,7 @@ def explain(given, right, candidates):
         return ""
     candidates = itertools.chain(whole(given, right, wrong), candidates)
     hint, explained = best_match(given, wrong, candidates)
-    lines = [hint, "", f"{'wrong':<12} {'shape':<12} {'error':>8}  largest at: given, expected"]
+    lines = [hint, "", f"{'wrong':<12} {'shape':<12} {'error':>8}  worst at: given, expected"]
     if 0 < len(explained) < len(wrong):
         lines[0] = f"In {', '.join('d' + name for name in explained)}: {hint}"
     for name in wrong:
@@ -74,7 +74,7 @@ def misshapen(given, right):
 
 
 def best_match(given, wrong, candidates):
-    """The hint of the candidate that agrees with most tensors; which wrong ones it explains."""
+    """The hint of the candidate that matches the most tensors; which wrong ones it explains."""
     most, hint, explained = 0, UNKNOWN, []
     for text, result in candidates:
         agree = [name for name in given if name in result and same(given[name], result[name])]

@@ -1,6 +1,6 @@
 """Watch a membottleneck learn to reverse: READ, WRITE, their product, and accuracy, as one GIF.
 
-One run, with the first seed; experiments.attention counts over seeds.
+One run, with the first seed; experiments.attention uses all seeds.
 """
 
 from experiments import attention, common

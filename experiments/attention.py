@@ -19,7 +19,7 @@ FOUND = (*common.SCORES, "path", "beside", "path_shape", "with_shape", "heads_to
 # ---------------------------------------------------------------- shapes
 SMALLEST = 8  # rows and columns: in a smaller block, any shape occurs by chance
 CLEAR = 0.6  # lowest score that gets a name
-CONTRAST = 0.25  # least score × standard deviation of a block, in its mean weight
+CONTRAST = 0.25  # least score × standard deviation / mean of a block
 
 
 def diagonal(rows, columns, width):
@@ -180,7 +180,7 @@ def picture(file, findings, note, rows, s, maps, found):
     """A row per layer: every head (memory sorted), and the path through what the layer writes."""
     (L, H), M, n = maps.shape[:2], s.config.memory, s.length
     note += f"; rows are targets, columns sources; mean over {train_toy.TEST_ON} sequences, "
-    note += "dark 0, yellow 1, square-root scale; memory sorted by what it writes"
+    note += "dark 0, yellow 1, square-root scale; memory sorted by mean source"
     figure, grid = common.slide(findings, note, rows, columns=H + 1, lines=L)
     figure.set_size_inches(max(12, 2.4 * (H + 1)), max(6.75, 1.8 + 3.2 * L))
     maps = sort_memory(maps, written_order(maps, M, n))

@@ -45,7 +45,7 @@ def problem(size, model=memt):
     return model.init_params(config, rng), config, (tokens, targets, slice(T // 2, T))
 
 
-# ------------------ a contender: size -> a function that takes a training step -> loss, gradients
+# ------------------ a contender: size -> a function that does a training step -> loss, gradients
 def numpy_step(size, old=None, tape=False):
     """memt; the memt.py of a directory `old`; memt's forward pass with the tape's gradients."""
     model = load(old) if old else memt

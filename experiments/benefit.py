@@ -24,7 +24,7 @@ def occurrences(x):
 TASKS = {  # "add …": to the slot's own symbol, modulo S
     "sort": lambda x: np.sort(x, axis=1),
     "rank": lambda x: (x[:, None, :] < x[:, :, None]).sum(axis=2),  # how many are smaller
-    "occurs": lambda x: np.take_along_axis(occurrences(x), x, axis=1) - 1,  # how many others equal
+    "occurs": lambda x: np.take_along_axis(occurrences(x), x, axis=1) - 1,  # how many equal others
     "add mode": lambda x: (x + occurrences(x).argmax(axis=1)[:, None]) % S,  # the most frequent one
     "add kinds": lambda x: (x + (occurrences(x) > 0).sum(axis=1)[:, None]) % S,  # count of distinct
     "add sum": lambda x: (x + x.sum(axis=1)[:, None]) % S,

@@ -55,7 +55,7 @@ def train(job):
 
 
 def scores(s, state):
-    """Steps taken, and symbol and exact accuracy (0 to 1) on the test stream."""
+    """Steps taken, and symbol accuracy and exact match (0 to 1) on the test stream."""
     batch = train_toy.make_batch(s, train_toy.TEST_ON, train_toy.TEST)
     _, symbol, exact, outputs = train_toy.evaluate(state.params, s.config, batch)
     return {"taken": state.step, "symbol": symbol, "exact": exact, "tested_on": len(outputs)}
@@ -130,7 +130,7 @@ def numbers(rows, column):
     try:
         cells = np.array([row[column].split() or ["nothing"] for row in rows], float)
     except ValueError:
-        raise ValueError(f"column {column!r}: must be numbers, as many in every row") from None
+        raise ValueError(f"column {column!r}: must be numbers, equally many per row") from None
     return cells[:, 0] if cells.shape[1:] == (1,) else cells
 
 
@@ -343,7 +343,7 @@ def dots(axes, y, steps, i, label=""):
     axes.plot(steps, np.full(len(steps), y), "o", color=COLORS[i], alpha=0.5, label=label)
     axes.plot(np.exp(np.log(steps).mean()), y, "|", color=COLORS[i], markersize=18, mew=4)
     ticks = (100, 200, 400, 800, 1600, 3000)
-    axes.set(xscale="log", xlabel="steps to solved")
+    axes.set(xscale="log", xlabel="steps to solve")
     axes.set_xticks(ticks, ticks, minor=False)
     axes.minorticks_off()
     axes.yaxis.set_inverted(True)

@@ -72,7 +72,7 @@ def curve(rows, sweep, variant, column):
 
 
 def exponent(rows, variant, column):
-    """Exponent of the growth with T ≥ 256 (or all T if few): the log-log slope for each seed."""
+    """Exponent of the growth with T ≥ 256 (or the last two): the log-log slope for each seed."""
     x, values = curve(rows, "T", variant, column)
     large = x >= min(256, x[-2])
     return np.polyfit(np.log(x[large]), np.log(values[:, large]).T, 1)[0]

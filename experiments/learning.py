@@ -13,7 +13,7 @@ from experiments import common
 from experiments.common import memt, np, train_toy
 
 # optimizer; factors of the initial symbols, of the initial wo, of the positions; whether the model
-# is a running mean; steps of a cosine schedule, if any; whether, at first, row j writes position j
+# is a running mean; steps of a cosine schedule, if any; whether, at first, row j's WRITE is at j
 Recipe = namedtuple("Recipe", "optimizer symbols wo positions mean cosine placed")
 MUON, ADAM = Recipe("muon", 0.3, 0, 1, True, 0, False), Recipe("adam", 1, 1, 1, False, 3000, False)
 RECIPES = {
@@ -22,7 +22,7 @@ RECIPES = {
     "scaled, not orthogonal": MUON._replace(optimizer="scaled"),
     "symbols not scaled": MUON._replace(symbols=1),
     "wo not zero": MUON._replace(wo=1),
-    "neither of these": MUON._replace(symbols=1, wo=1),
+    "both of these": MUON._replace(symbols=1, wo=1),
     "no running mean": MUON._replace(mean=False),
     "cosine over 400 steps": MUON._replace(cosine=400),
     "cosine over 3,000 steps": MUON._replace(cosine=3000),
@@ -90,7 +90,7 @@ def changed(recipe):
 
 
 def look(s, params, tokens):
-    """-> entropy of WRITE over the symbols (nats; the lowest of the layers), similarity of memory.
+    """-> entropy of WRITE over the symbols (nats; minimum over layers), similarity of memory.
 
     Similarity: mean cosine of two rows of the final memory.
     """

@@ -3,7 +3,7 @@
     python -m experiments.mutants --seed 1 --count memt=120 autograd=60 experiments=100 --jobs 2
 
 Docstrings, messages, annotations and the looks of pictures are not changed. A mutant is killed if a
-test file fails or takes 300 seconds; files that mention the mutated one most run first. Unix only.
+test file fails or takes 300 seconds; those naming the mutated file most are run first. Unix only.
 """
 
 import ast

@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments import common
 from experiments.common import np, train_toy
 
-T, R = 64, 16  # characters in a window, masked ones
+T, R = 64, 16  # characters in a span, masked ones
 MEMORY, RADIUS, STEPS = (0, 2, 8, 16), 4, 1200
 MODEL = {"width": 32, "heads": 4, "hidden": 128, "layers": 2, "batch": 16, "lr": 8e-3}
 OWN = "pydoc_data.topics"
@@ -27,7 +27,7 @@ FOUND = ("symbols", "characters", "held_out", "flops", "bits")
 def read_text(name):
     """-> the text of a file, or of OWN; its hash.
 
-    Raises OSError; ValueError if it is not text, or if its last tenth is shorter than a window.
+    Raises OSError; ValueError if it is not text, or if its last tenth is shorter than a span.
     """
     try:
         text = "\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
@@ -78,7 +78,7 @@ def windows(ids, starts, rng, symbols):
 
 
 def held_out(s, params, ids):
-    """Bits per masked character over all adjacent windows; all models get the same masks."""
+    """Bits per masked character over all adjacent spans; all models get the same masks."""
     rng, bits = np.random.default_rng(0), 0
     starts = np.arange(0, len(ids) - T + 1, T)
     for i in range(0, len(starts), 64):

@@ -185,7 +185,7 @@ def test_final_memory(variant):
 # ---------------------------------------------------------------- parameters
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_initialisation(dtype):
-    """The paper says nothing of it; both float types start from the same model."""
+    """Ours; both float types start from the same model."""
     config = memt.Config(width=64, heads=4, hidden=256, memory=16, outputs=3)
     params, exact = (
         memt.init_params(config, np.random.default_rng(0), kind) for kind in (dtype, np.float64)

@@ -155,7 +155,7 @@ def test_a_lengthened_run_is_one_that_was_longer_from_the_start():
 
 
 def test_clip():
-    """To a norm of at most 1; also in float32, beyond the root of its largest number."""
+    """To a norm of at most 1; also where squares overflow in float32."""
     for grad in ([3.0, -4.0], [0.3, 0.4], [0.0, 0.0], [6e25, 8e25], [3e38, 0.0]):
         clipped = np.array(grad, np.float32)
         train_toy.clip(clipped)
@@ -203,7 +203,7 @@ def test_batches():
 
 @pytest.mark.parametrize("kind", ["none", "one", "first", "each", "padding"])
 def test_chunks_change_nothing(kind):
-    """Scores and mean maps of 150 sequences (l3) are those of one batch, whatever the mask."""
+    """Scores and mean maps of 150 sequences are those of one batch, whatever the mask."""
     s = default_settings("memctrl", **TINY)
     params, batch = train_toy.start(s).params, train_toy.make_batch(s, 150, TEST)
     mask = random_mask(s.config, np.random.default_rng(1), 150, 6)
@@ -232,7 +232,7 @@ def test_as_many_targets_and_masks_as_sequences(tokens, targets, mask):
         np.zeros((targets, 3), int),
         mask=mask and np.ones((mask, 16, 16), bool),
     )
-    with pytest.raises(ValueError, match="as many sequences"):
+    with pytest.raises(ValueError, match="equally many sequences"):
         train_toy.evaluate(train_toy.start(s).params, s.config, batch)
 
 
@@ -265,7 +265,7 @@ def test_any_source_of_batches():
 
 
 def test_a_run_that_is_solved_stops():
-    """Two validations without a mistake: the last two."""
+    """Its last two validations were without a mistake."""
     s = default_settings("transformer", length=2, symbols=3, width=16, hidden=32, steps=2000)
     state = train(s)
     assert state.step < 1000 and [row[3] for row in state.log[-2:]] == [1, 1]
