@@ -135,7 +135,7 @@ def max_(x, axis=None, *, keepdims=False):
 
 
 def concatenate(*arrays, axis=0):
-    ends = np.cumsum([x.shape[axis] for x in arrays])[:-1]
+    ends = np.cumsum([x.shape[axis] for x in arrays])
     vjps = [lambda d, i=i: np.split(d, ends, axis)[i] for i in range(len(arrays))]
     return np.concatenate(arrays, axis), *vjps
 

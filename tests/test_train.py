@@ -639,6 +639,11 @@ def test_the_directory_by_default(tmp_path, monkeypatch):
     assert train_toy.prepare({})[0] == Path("runs/reverse-membottleneck-0")
 
 
+def test_the_smallest_settings_train():
+    s = default_settings(length=1, symbols=1, steps=1, batch=1)
+    assert train(s).step == 1
+
+
 def test_settings_that_cannot_work():
     with pytest.raises(ValueError, match="task is 'juggle': must be one of copy, reverse"):
         default_settings(task="juggle")
