@@ -83,7 +83,7 @@ def test_the_committed_csv_has_every_job_and_nothing_else(name, same_text):
     kept = sorted(common.key(row, jobs[0]) for row in rows)
     assert kept == sorted(common.key(job, job) for job in jobs), f"python -m experiments.{name}"
     assert (ROOT / "figures" / f"{name}.png").stat().st_size > 10_000
-    assert len(quick) < 50 and max(job.get("steps", 1) for job in quick) <= 50
+    assert len(quick) < 40 and max(job.get("steps", 1) for job in quick) <= 50
 
 
 def made_up(name):
@@ -178,6 +178,11 @@ def test_pictures_and_findings_of_made_up_rows(name, same_text, monkeypatch):
 VERDICTS = """
 capacity  | shown     | symbol: float(memory > 1)
 capacity  | not shown | symbol: 0.5 if variant == "masked" else memory / 20
+capacity  | shown     | symbol: float(memory == 16)
+learning  | shown, not shown, not shown | taken: 100 if recipe == "Muon recipe" else 200
+learning  | not shown, shown, shown | taken: 200 if recipe.endswith("recipe") else 100
+recipes   | shown     | taken: 100 if optimizer == "muon" else 200
+recipes   | not shown | taken: (3000 if width == 16 else 100) if optimizer == "muon" else 200
 hops      | shown     | symbol: float(variant == "membottleneck" or layers > 1)
 hops      | not shown | symbol: float(layers > 1)
 hops      | not shown | symbol: float(variant == "membottleneck")
