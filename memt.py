@@ -206,7 +206,8 @@ def add_into(dparams, **grads):
 def shared_forward(mem, seq, params, heads, mask, at):
     """Transformer, MemTransformer, masked: both = [mem; seq], both' = U(both, both)."""
     both, M = np.concatenate((mem, seq), axis=1), mem.shape[1]
-    rows, cut = (slice(None), M) if at is None else (rows_at(at, M), 0)
+    rows = slice(None) if at is None else rows_at(at, M)
+    cut = M if at is None else 0  # how many of these rows are memory
     y, c_all = update_forward(both[:, rows], both, params["all"], heads, part(mask, rows))
     return (y[:, :cut], y[:, cut:]), (M, {"all": (rows, c_all)})
 
@@ -268,7 +269,7 @@ def membottleneck_backward(dmem, dseq, cache, dparams):
     return dboth[:, :M], dboth[:, M:]
 
 
-Wiring = namedtuple("Wiring", "forward backward roles")  # a role: the rows that share an update
+Wiring = namedtuple("Wiring", "forward backward roles")  # roles: names of a layer's parameter sets
 SHARED = Wiring(shared_forward, shared_backward, ("all",))
 WIRINGS = {
     "transformer": SHARED,
@@ -315,11 +316,12 @@ def sinusoids(T, C, dtype):
     """(T, C) fixed positions, sin and cos interleaved (Attention Is All You Need, 3.5)."""
     angle = np.arange(T)[:, None] / 10000 ** (np.arange(0, C, 2) / C)
     table = np.stack((np.sin(angle), np.cos(angle)), axis=2).reshape(T, C).astype(dtype)
-    return np.broadcast_to(table, (T, C))  # read-only: it is shared
+    table.flags.writeable = False  # it is shared
+    return table
 
 
 def embedding_forward(tokens, embed, memory):
-    """X^seq = embed[tokens] + positions; X^mem is `memory`, once per example, without positions.
+    """seq = embed[tokens] + positions; mem = memory, once per example, without positions.
 
     tokens (B, T) integers, embed (S+1, C), memory (M, C) -> (mem (B, M, C), seq (B, T, C)).
     """
@@ -482,7 +484,7 @@ def param_shapes(config):
 
 
 @functools.lru_cache(maxsize=64)
-def size(config):
+def param_count(config):
     """Number of parameters."""
     return sum(map(math.prod, param_shapes(config).values()))
 
@@ -502,12 +504,12 @@ def role_params(params, config, layer):
 def zero_params(config, dtype=np.float32):
     """Name -> zeros, float32 or float64 (else ValueError), views into one vector: see `flat`."""
     must(dtype in (np.float32, np.float64), f"dtype is {dtype!r}: must be float32 or float64")
-    return views(config, np.zeros(size(config), dtype))
+    return views(config, np.zeros(param_count(config), dtype))
 
 
 def views(config, vector):
     """Split a vector of all parameters (or gradients): name -> view in the parameter's shape."""
-    right = (size(config),)
+    right = (param_count(config),)
     must(vector.shape == right, f"vector has shape {vector.shape}: must be {right}")
     params, start = {}, 0
     for name, shape in param_shapes(config).items():
@@ -549,8 +551,8 @@ def flat(params):
     """
     vector, arrays = params["embed"].base, [p for p in params.values() if p.size]
     places = [p.__array_interface__["data"][0] for p in arrays]
-    views = vector is not None and all(p.base is vector and p.flags.contiguous for p in arrays)
-    whole = views and places == sorted(set(places)) and sum(p.size for p in arrays) == vector.size
+    in_it = vector is not None and all(p.base is vector and p.flags.contiguous for p in arrays)
+    whole = in_it and places == sorted(set(places)) and sum(p.size for p in arrays) == vector.size
     must(whole, "params are not views of one vector: make them with init_params or load")
     return vector
 

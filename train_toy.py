@@ -259,9 +259,9 @@ def finished(s, state):
     return state.step >= s.steps or solved(state)
 
 
-def update(s, state, grads):
+def optimizer_step(s, state, grads):
     """One optimizer step. With muon, the model is a running mean of about ten steps' weights."""
-    params, weights, m, v = map(state.vectors.get, VECTORS)
+    params, weights, m, v = (state.vectors[name] for name in VECTORS)
     grad, step = memt.flat(grads), state.step + 1
     clip(grad)
     if s.optimizer == "muon":
@@ -287,7 +287,7 @@ def training(s, state, batches=None):
             tokens, targets, at, mask = Batch(*batches(s.batch, TRAINING, step))
             loss, grads = memt.loss_and_grads(state.weights, tokens, targets, s.config, at, mask)
             state.loss = float(loss)
-            update(s, state, grads)
+            optimizer_step(s, state, grads)
             row = ()
             if step % VALIDATE_EVERY == 0:
                 batch = Batch(*batches(VALIDATE_ON, VALIDATION, step))
@@ -328,7 +328,7 @@ def read_checkpoint(out):
         s = default_settings(**about["settings"])
         state = State(s.config, {name: arrays[name] for name in VECTORS})
         for name, vector in state.vectors.items():
-            good = vector.shape == (memt.size(s.config),) and vector.dtype in ("f4", "f8")
+            good = vector.shape == (memt.param_count(s.config),) and vector.dtype in ("f4", "f8")
             must(good and np.isfinite(vector).all(), f"{name} does not fit its settings")
         state.step, state.seconds = int(about["step"]), float(about["seconds"])
         state.log = [(int(n), float(x), float(y), float(z)) for n, x, y, z in about["log"]]

@@ -3,8 +3,10 @@
 One run, with the first seed; experiments.attention uses all seeds.
 """
 
+import numpy as np
+
+import train_toy
 from experiments import attention, common
-from experiments.common import np, train_toy
 
 EVERY, LOOK_ON, HOLD = 5, 100, 16  # steps per frame, test sequences, frames that show the end
 

@@ -4,13 +4,16 @@
     python -m experiments.attention runs/…/model.npz      # one model: print a table, write map.png
 
 The path READ·WRITE is an attention rollout (Abnar and Zuidema, arXiv 2005.00928) over the WRITE of
-one layer and the READ of the last. The patterns are [reported]; scores and shares are ours.
+one layer and the READ of the last. Others reported the patterns; scores and shares are ours.
 """
 
 from pathlib import Path
 
+import numpy as np
+
+import memt
+import train_toy
 from experiments import common
-from experiments.common import memt, np, train_toy
 
 KINDS = (("membottleneck", "reverse"), ("membottleneck", "copy"), ("memtransformer", "reverse"))
 ANSWERS = {"reverse": "anti-diagonal", "copy": "sharp diagonal"}

@@ -252,13 +252,13 @@ def use_torch(seed):
         step()
         state.step += 1
         for mean, tensor in zip(means.values(), tensors.values(), strict=True):
-            mean.lerp_(tensor, 0.1)  # the model is a running mean, as in train_toy.update
+            mean.lerp_(tensor, 0.1)  # the model is a running mean, as in train_toy.optimizer_step
 
     @torch.no_grad()
     def forward(_params, tokens, _config, at, _mask):
         return logits(means, torch.tensor(tokens), at).numpy(), None
 
-    train_toy.keep_heap, train_toy.update = lambda: 0, update
+    train_toy.keep_heap, train_toy.optimizer_step = lambda: 0, update
     memt.loss_and_grads, memt.model_forward = loss_only, forward
 
 

@@ -9,8 +9,11 @@ of the first part have a `window`; rows of the second do not.
 
 import itertools
 
+import numpy as np
+
+import memt
+import train_toy
 from experiments import common
-from experiments.common import memt, np, train_toy
 
 S = 10  # symbols, and the length
 FOUND = ("parameters", "flops", *common.SCORES)
@@ -54,7 +57,7 @@ def jobs(args):
 def run(job):
     """Train and test; count the parameters and the operations of the model."""
     s, state = common.train({name: value for name, value in job.items() if name != "model"})
-    counts = {"parameters": memt.size(s.config)}
+    counts = {"parameters": memt.param_count(s.config)}
     counts["flops"] = common.flops(s.config, 2 * s.length, s.length)
     return counts | common.scores(s, state)
 

@@ -6,8 +6,9 @@ when it has solved its task; its accuracy says what training found, not what is 
 
 import math
 
+import numpy as np
+
 from experiments import common
-from experiments.common import np
 
 MEMORY, LENGTHS = (1, 2, 4, 8, 16), (4, 8, 16)
 LAYERS = {"membottleneck": 2, "masked": 3}

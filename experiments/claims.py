@@ -11,8 +11,9 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
+import memt
+import train_toy
 from experiments import common
-from experiments.common import memt, train_toy
 from experiments.text import OWN
 
 HERE = Path(__file__).parent

@@ -9,8 +9,10 @@ seed repeats the timing. Run nothing else at the same time; one process, unless 
 import time
 import tracemalloc
 
+import numpy as np
+
+import memt
 from experiments import common
-from experiments.common import memt, np
 
 VARIANTS = ("transformer", "memtransformer", "membottleneck")
 BASE = {"T": 1024, "memory": 8, "width": 32, "layers": 2}

@@ -4,8 +4,11 @@ Ours. In the masked variant, a sequence row reads the memory as it was before th
 takes one layer and a read the next. MemBottleneck reads the memory that the layer has just written.
 """
 
+import numpy as np
+
+import memt
+import train_toy
 from experiments import common
-from experiments.common import memt, np, train_toy
 
 LAYERS, VARIANTS = (1, 2, 3), ("masked", "membottleneck")
 FOUND = ("reach", *common.SCORES)
@@ -43,7 +46,7 @@ def run(job):
 def finding(rows):
     one, two = (100 * common.by_seed(rows, "symbol", variant="masked", layers=L) for L in (1, 2))
     bottleneck = 100 * common.by_seed(rows, "symbol", variant="membottleneck", layers=1)
-    claim = "In the masked variant, writing takes one layer, reading the next;  "
+    claim = "In the masked variant, writing takes one layer, reading the next; "
     claim += "MemBottleneck does both in one layer"
     measured = f"Symbol accuracy with one layer: masked {common.spread(one)}%, "
     measured += f"membottleneck {bottleneck.mean():.1f}%"

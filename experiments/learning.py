@@ -5,17 +5,28 @@ part changed. A part matters if changing it makes the number of steps clearly di
 """
 
 import math
-from collections import namedtuple
 from contextlib import ExitStack
+from typing import NamedTuple
 from unittest.mock import patch
 
-from experiments import common
-from experiments.common import memt, np, train_toy
+import numpy as np
 
-# optimizer; factors of the initial symbols, of the initial wo, of the positions; whether the model
-# is a running mean; steps of a cosine schedule, if any; whether, at first, row j's WRITE is at j
-Recipe = namedtuple("Recipe", "optimizer symbols wo positions mean cosine placed")
-MUON, ADAM = Recipe("muon", 0.3, 0, 1, True, 0, False), Recipe("adam", 1, 1, 1, False, 3000, False)
+import memt
+import train_toy
+from experiments import common
+
+
+class Recipe(NamedTuple):
+    optimizer: str = "muon"
+    symbols: float = 0.3  # factor of the initial embedding
+    wo: float = 0  # factor of the initial wo
+    positions: float = 1  # factor of the positions
+    mean: bool = True  # the model is a running mean of the weights
+    cosine: int = 0  # steps of a cosine schedule, if any
+    placed: bool = False  # at first, row j's WRITE is at j
+
+
+MUON, ADAM = Recipe(), Recipe("adam", symbols=1, wo=1, mean=False, cosine=3000)
 RECIPES = {
     "Muon recipe": MUON,
     "Adam instead of Muon": MUON._replace(optimizer="adam"),

@@ -1,14 +1,17 @@
 """Lesions (also called ablations): what does a trained model lose when memory tokens are removed?
 
-[paper] for the question; the setting is ours. Tokens are removed one by one, in random order or
+The question is the paper's; the setting is ours. Tokens are removed one by one, in random order or
 most used first, or replaced one by one with noise or with the mean of all tokens. At least one is
 never removed, since the sequence of a membottleneck attends to memory only.
 """
 
 from dataclasses import replace
 
+import numpy as np
+
+import memt
+import train_toy
 from experiments import attention, common
-from experiments.common import memt, np, train_toy
 
 VARIANTS = ("memtransformer", "memctrl", "membottleneck")
 WAYS = {

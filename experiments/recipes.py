@@ -4,8 +4,10 @@ membottleneck with train_toy's recipes: Muon (the default) and Adam. Muon's sche
 on the default run and, with other seeds, on sort, reverse 20 symbols and width 16.
 """
 
+import numpy as np
+
+import train_toy
 from experiments import common
-from experiments.common import np, train_toy
 
 train_toy.TASKS.update(
     {
@@ -24,6 +26,7 @@ CASES = {  # name -> what differs from reverse of 10 symbols, width 32
     "one head": {"heads": 1},
     "width 16": {"width": 16},
 }
+CHOSEN_ON = ("sort", "reverse 20 symbols", "width 16")  # drawn, but not counted
 FOUND = common.SCORES
 
 
@@ -49,8 +52,9 @@ def of_case(rows, column, optimizer, case):
 
 
 def finding(rows):
+    cases = [case for case in CASES if case not in CHOSEN_ON]
     muon, adam = (
-        np.array([of_case(rows, "taken", optimizer, case) for case in CASES])
+        np.array([of_case(rows, "taken", optimizer, case) for case in cases])
         for optimizer in train_toy.OPTIMIZERS
     )
     logs, most = np.log(muon / adam).mean(axis=0), int(rows[0]["steps"])
@@ -60,7 +64,14 @@ def finding(rows):
     measured += f"Adam's steps {common.times(logs)}"
     lost = ((muon >= most).sum(axis=1) > (adam >= most).sum(axis=1)).any()
     yes = common.shown(common.clear(logs) < 0 and not lost)
-    return [("The Muon recipe also serves other tasks, lengths and sizes", "ours", measured, yes)]
+    return [
+        (
+            "The Muon recipe also serves tasks and sizes that it was not chosen on",
+            "ours",
+            measured,
+            yes,
+        )
+    ]
 
 
 def draw(rows, out):
@@ -68,7 +79,7 @@ def draw(rows, out):
     note = (
         f"membottleneck; other settings as in the default run; at most {rows[0]['steps']} steps; "
     )
-    note += "bar: geometric mean of the steps"
+    note += "bar: geometric mean; sort, reverse 20, width 16: not counted"
     figure, ((axes,),) = common.slide(finding(rows), note, rows)
     for i, optimizer in enumerate(train_toy.OPTIMIZERS):
         for y, case in enumerate(CASES):

@@ -3,8 +3,8 @@
     python -m experiments.text                # a text that ships with Python
     python -m experiments.text --text FILE    # another, UTF-8
 
-[paper] claims that it helps language models and translation; this small setting is ours. In each
-window of characters, some positions are masked, the same in the whole batch; the loss is the
+The paper claims that it helps language models and translation; this setting is ours. In each
+span of characters, some positions are masked, the same in the whole batch; the loss is the
 cross-entropy there. The first nine tenths of the text are for training; the last tenth is held out.
 Each M is trained once with the transformer's number of steps, and once with its compute.
 """
@@ -14,8 +14,10 @@ import platform
 import pydoc_data.topics
 from pathlib import Path
 
+import numpy as np
+
+import train_toy
 from experiments import common
-from experiments.common import np, train_toy
 
 T, R = 64, 16  # characters in a span, masked ones
 MEMORY, RADIUS, STEPS = (0, 2, 8, 16), 4, 1200

@@ -444,7 +444,7 @@ def test_flops_are_those_that_the_model_does(variant):
     counted = {name: p.view(Counted) for name, p in params.items()}
     memt.model_forward(counted, tokens, config, np.arange(4, 9))
     assert Counted.total == len(tokens) * common.flops(config, tokens.shape[1], 5)
-    assert memt.size(config) == memt.flat(params).size
+    assert memt.param_count(config) == memt.flat(params).size
 
 
 def test_each_recipe_trains_in_its_own_way(monkeypatch):
@@ -495,7 +495,10 @@ def test_tasks_by_hand_and_baselines_with_at_least_as_much():
     }
     assert {name: task(x)[0].tolist() for name, task in benefit.TASKS.items()} == want
     ours = Config(variant="memtransformer", width=16, hidden=benefit.HIDDEN["memtransformer"])
-    measures = {"parameters": memt.size, "compute": lambda config: common.flops(config, 20, 10)}
+    measures = {
+        "parameters": memt.param_count,
+        "compute": lambda config: common.flops(config, 20, 10),
+    }
     for name, measure in measures.items():
         wide = replace(ours, variant="transformer", memory=0, hidden=benefit.HIDDEN[name])
         assert measure(replace(wide, hidden=wide.hidden - 1)) < measure(ours) <= measure(wide)
