@@ -64,14 +64,8 @@ def finding(rows):
     measured += f"Adam's steps {common.times(logs)}"
     lost = ((muon >= most).sum(axis=1) > (adam >= most).sum(axis=1)).any()
     yes = common.shown(common.clear(logs) < 0 and not lost)
-    return [
-        (
-            "The Muon recipe also serves tasks and sizes that it was not chosen on",
-            "ours",
-            measured,
-            yes,
-        )
-    ]
+    claim = "The Muon recipe also serves tasks and sizes that it was not chosen on"
+    return [(claim, "ours", measured, yes)]
 
 
 def draw(rows, out):

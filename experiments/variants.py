@@ -1,7 +1,7 @@
 """Do all variants learn, and how fast? Steps to 99% exact match on copy and reverse.
 
-The architectures are the paper's (masked: ours). A plain transformer solves both tasks, so this does not show that
-memory helps: it shows how many steps a path through memory costs.
+The architectures are the paper's (masked: ours). A plain transformer solves both tasks, so this
+does not show that memory helps: it shows how many steps a path through memory costs.
 """
 
 import numpy as np

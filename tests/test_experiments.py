@@ -182,7 +182,7 @@ capacity  | shown     | symbol: float(memory == 16)
 learning  | shown, not shown, not shown | taken: 100 if recipe == "Muon recipe" else 200
 learning  | not shown, shown, shown | taken: 200 if recipe.endswith("recipe") else 100
 recipes   | shown     | taken: 100 if optimizer == "muon" else 200
-recipes   | not shown | taken: (3000 if width == 16 else 100) if optimizer == "muon" else 200
+recipes   | not shown | taken: (3000 if symbols == 30 else 100) if optimizer == "muon" else 200
 hops      | shown     | symbol: float(variant == "membottleneck" or layers > 1)
 hops      | not shown | symbol: float(layers > 1)
 hops      | not shown | symbol: float(variant == "membottleneck")
