@@ -100,7 +100,7 @@ class Settings:
 
 
 # Defaults that differ from those of Settings and Config, by variant; chosen over several seeds.
-DEFAULTS = {"transformer": {"memory": 0}, "masked": {"layers": 3, "memory": 16}}
+DEFAULTS = {"transformer": {"memory": 0}, "masked": {"layers": 3, "memory": 16, "lr": 3e-3}}
 
 
 def default_settings(variant=Config.variant, **given):
@@ -482,8 +482,10 @@ NUMBERS = {
 
 def make_parser():
     """Options without defaults: those may depend on the variant."""
-    own = ((v, default_settings(v).config) for v in memt.VARIANTS)
-    rows = (f"  {v:<15} --memory {config.memory} --layers {config.layers}" for v, config in own)
+    rows = []
+    for variant in memt.VARIANTS:
+        own = as_dict(default_settings(variant))
+        rows.append("  {variant:<15} --memory {memory} --layers {layers} --lr {lr}".format(**own))
     parser = Parser(
         description="Train a Memory Transformer on a toy task and draw what its memory does.",
         epilog="defaults are in brackets; by variant:\n" + "\n".join(rows),
@@ -494,11 +496,11 @@ def make_parser():
     known = parser.add_argument
     known("--task", choices=TASKS, help=f"what to learn ({Settings.task})")
     known("--variant", choices=memt.VARIANTS, help=f"architecture ({Config.variant})")
-    defaults = as_dict(Settings()) | dict.fromkeys(("memory", "layers"), "see below")
+    defaults = as_dict(Settings()) | dict.fromkeys(("memory", "layers", "lr"), "see below")
     for name, text in NUMBERS.items():
         default = "no limit" if defaults[name] is None else defaults[name]
         known(f"--{name}", type=int, help=f"{text} ({default})")
-    known("--lr", type=float, help=f"largest learning rate ({Settings.lr})")
+    known("--lr", type=float, help="largest learning rate (see below)")
     known("--optimizer", choices=OPTIMIZERS, help=f"training recipe ({Settings.optimizer})")
     shared = "all layers share the memory's update; memctrl and membottleneck only"
     known("--share-controller", action="store_true", help=shared)

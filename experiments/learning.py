@@ -24,24 +24,27 @@ class Recipe(NamedTuple):
     mean: bool = True  # the model is a running mean of the weights
     cosine: int = 0  # steps of a cosine schedule, if any
     placed: bool = False  # at first, row j's WRITE is at j
+    largest: float = 0  # Muon only scales, until this is the largest singular value; 0: it doesn't
 
 
 MUON, ADAM = Recipe(), Recipe("adam", symbols=1, wo=1, mean=False, cosine=3000)
 RECIPES = {
     "Muon recipe": MUON,
     "Adam instead of Muon": MUON._replace(optimizer="adam"),
-    "scaled, not orthogonal": MUON._replace(optimizer="scaled"),
+    "only scaled, to 1": MUON._replace(largest=1),
+    "only scaled, to 2": MUON._replace(largest=2),
+    "only scaled, to 5": MUON._replace(largest=5),
     "symbols not scaled": MUON._replace(symbols=1),
     "wo not zero": MUON._replace(wo=1),
     "both of these": MUON._replace(symbols=1, wo=1),
-    "no running mean": MUON._replace(mean=False),
+    "weights not averaged": MUON._replace(mean=False),
     "cosine over 400 steps": MUON._replace(cosine=400),
     "cosine over 3,000 steps": MUON._replace(cosine=3000),
     "Adam recipe": ADAM,
     "Adam, symbols × 0.3": ADAM._replace(symbols=0.3),
     "Adam, positions × 3": ADAM._replace(positions=3),
     "Adam, wo zero": ADAM._replace(wo=0),
-    "Adam, rows placed": ADAM._replace(placed=True),
+    "Adam, row j at position j": ADAM._replace(placed=True),
 }
 LOOK_AT, LOOK_ON = range(0, 801, 25), 64  # steps, then sequences
 FOUND = (*common.SCORES, "entropy", "similarity", "validated")
@@ -84,8 +87,8 @@ def changed(recipe):
     def adam(grad, m, v, step, _config):
         return train_toy.adam(grad, m, v, step)
 
-    def scaled(x):  # the largest singular value becomes 1, the others keep their ratio to it
-        return x / np.linalg.norm(x, 2, axis=(1, 2), keepdims=True).clip(1e-7)
+    def scaled(x):  # all singular values keep their ratios
+        return recipe.largest * x / np.linalg.norm(x, 2, axis=(1, 2), keepdims=True).clip(1e-7)
 
     def positions(T, C, dtype):
         return recipe.positions * fixed(T, C, dtype)
@@ -94,7 +97,7 @@ def changed(recipe):
         context.enter_context(patch.object(train_toy, "learning_rate", rate))
     if recipe.optimizer == "adam":
         context.enter_context(patch.object(train_toy, "muon", adam))
-    if recipe.optimizer == "scaled":
+    if recipe.largest:
         context.enter_context(patch.object(train_toy, "orthogonal", scaled))
     context.enter_context(patch.object(memt, "sinusoids", positions))
     return context
@@ -148,7 +151,7 @@ def finding(rows):
     claims = {
         "Muon recipe": "The default recipe, with Muon, takes fewer steps than that with Adam",
         "Adam, positions × 3": "Adam takes fewer steps with larger positional encodings (× 3)",
-        "Adam, rows placed": "Adam takes fewer steps if memory row j first attends to position j",
+        "Adam, row j at position j": "Adam takes fewer steps if row j first attends to position j",
     }
     return [
         (claim, "ours", f"Steps {common.times(ratios(rows, name))} compared with the Adam recipe",
@@ -160,7 +163,10 @@ def finding(rows):
 def draw(rows, out):
     """Left: the steps of every recipe, a dot per seed. Right: what happens during training."""
     note = "membottleneck, reverse; bar: geometric mean; band: range over seeds; WRITE over the "
-    note += "symbols, in the layer where it is sharpest; similarity: mean cosine of two memory rows"
+    note += (
+        "symbols, in the layer where it is sharpest; similarity: mean cosine of two memory rows; "
+    )
+    note += "at 3000: not solved"
     options = {"gridspec_kw": {"width_ratios": (4, 3)}, "sharex": "col"}
     figure, grid = common.slide(finding(rows), note, rows, 2, 3, **options)
     for axes in grid[:, 0]:

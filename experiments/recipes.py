@@ -58,10 +58,8 @@ def finding(rows):
         for optimizer in train_toy.OPTIMIZERS
     )
     logs, most = np.log(muon / adam).mean(axis=0), int(rows[0]["steps"])
-    measured = (
-        f"{(muon < most).sum()} of {muon.size} runs solved, with Adam {(adam < most).sum()}; "
-    )
-    measured += f"Adam's steps {common.times(logs)}"
+    measured = f"Steps {common.times(logs)} compared with the Adam recipe; "
+    measured += f"{(muon < most).sum()} of {muon.size} runs solved, with Adam {(adam < most).sum()}"
     lost = ((muon >= most).sum(axis=1) > (adam >= most).sum(axis=1)).any()
     yes = common.shown(common.clear(logs) < 0 and not lost)
     claim = "The Muon recipe also serves tasks and sizes that it was not chosen on"
@@ -71,16 +69,18 @@ def finding(rows):
 def draw(rows, out):
     """A dot for each run, a bar for the geometric mean."""
     note = (
-        f"membottleneck; other settings as in the default run; at most {rows[0]['steps']} steps; "
+        f"membottleneck, otherwise as in the default run; at most {rows[0]['steps']} steps; bar: "
     )
-    note += "bar: geometric mean; sort, reverse 20, width 16: not counted"
+    note += "geometric mean; sort, reverse 20, width 16 served to choose the recipe: not counted"
     figure, ((axes,),) = common.slide(finding(rows), note, rows)
     for i, optimizer in enumerate(train_toy.OPTIMIZERS):
         for y, case in enumerate(CASES):
             taken = of_case(rows, "taken", optimizer, case)
-            common.dots(axes, y + 0.3 * i - 0.15, taken, i, "" if y else optimizer)
+            common.dots(
+                axes, y + 0.3 * i - 0.15, taken, i, "" if y else f"{optimizer.title()} recipe"
+            )
     axes.set_yticks(range(len(CASES)), CASES)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(loc="center left")
     common.save(figure, out / "recipes.png")
 
 

@@ -471,7 +471,7 @@ def test_what_learning_looks_at():
     """Uniform WRITE has entropy ln 10; equal rows have cosine 1, orthogonal ones 0."""
     s = train_toy.default_settings(**common.toy_job("membottleneck", layers=1))
     tokens = train_toy.make_batch(s, 100, train_toy.TEST).tokens
-    params = learning.start(s, learning.RECIPES["Adam, rows placed"]).params
+    params = learning.start(s, learning.RECIPES["Adam, row j at position j"]).params
     write = train_toy.mean_maps(params, s.config, tokens)[0, :, :10, 10:20].mean(axis=0)
     assert (abs(write.argmax(axis=1) - np.arange(10)) < 2).all()
     assert learning.look(s, params, tokens)[0] < 2
@@ -777,9 +777,9 @@ def test_the_lesson_has_the_numbers_of_learning():
     rows = common.read_rows(ROOT / "figures" / "learning.csv", learning.FOUND)
     lesson = " ".join((ROOT / "lesson.md").read_text(encoding="utf-8").split())
     bases = {
-        "Adam recipe": ("positions × 3", "symbols × 0.3", "wo zero", "rows placed"),
-        "Muon recipe": ("symbols not scaled", "wo not zero", "no running mean",
-                        "Adam instead of Muon", "scaled, not orthogonal"),
+        "Adam recipe": ("positions × 3", "symbols × 0.3", "wo zero", "row j at position j"),
+        "Muon recipe": ("symbols not scaled", "wo not zero", "weights not averaged",
+                        "Adam instead of Muon", "only scaled, to 1", "only scaled, to 2"),
     }  # fmt: skip
     for base, names in bases.items():
         for name in names:

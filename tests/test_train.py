@@ -656,8 +656,9 @@ def test_defaults():
     status, printed, _ = command("--help")
     assert status == 0
     for variant in memt.VARIANTS:
-        config = default_settings(variant).config
-        assert f"{variant:<15} --memory {config.memory} --layers {config.layers}" in printed
+        own = train_toy.as_dict(default_settings(variant))
+        line = f"{variant:<15} --memory {own['memory']} --layers {own['layers']} --lr {own['lr']}\n"
+        assert line in printed
     config = memt.Config(10, 32, 4, 128, 2, 10, "membottleneck", False, None, None)
     assert default_settings() == train_toy.Settings(
         "reverse", 10, 3000, 32, 0.004, 0, config, "muon"
