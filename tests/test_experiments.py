@@ -773,6 +773,16 @@ def test_claims_count_the_seeds_that_have_all_runs_and_no_others(tmp_path, monke
         claims.table(tmp_path)
 
 
+def test_the_readme_has_the_numbers_of_recipes():
+    recipes = EXPERIMENTS["recipes"]
+    rows = common.read_rows(ROOT / "figures" / "recipes.csv", recipes.FOUND)
+    readme = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    for case in recipes.CASES:
+        taken = [recipes.of_case(rows, "taken", name, case) for name in train_toy.OPTIMIZERS]
+        cells = [f"{np.median(steps):,.0f} | {(steps < 3000).sum()} of 5" for steps in taken]
+        assert f"| {case} | {' | '.join(cells)} |" in readme
+
+
 def test_the_lesson_has_the_numbers_of_learning():
     rows = common.read_rows(ROOT / "figures" / "learning.csv", learning.FOUND)
     lesson = " ".join((ROOT / "lesson.md").read_text(encoding="utf-8").split())
