@@ -320,13 +320,13 @@ def sinusoids(T, C, dtype):
     return table
 
 
-def embedding_forward(tokens, embed, memory):
-    """seq = embed[tokens] + positions; mem = memory, once per example, without positions.
+def embedding_forward(tokens, embed, memory, positions=True):
+    """seq = embed[tokens] + sinusoids (if `positions`); mem = memory, once per example.
 
     tokens (B, T) integers, embed (S+1, C), memory (M, C) -> (mem (B, M, C), seq (B, T, C)).
     """
     (B, T), (M, C) = tokens.shape, memory.shape
-    seq = embed[tokens] + sinusoids(T, C, embed.dtype)
+    seq = embed[tokens] + (sinusoids(T, C, embed.dtype) if positions else 0)
     return (np.broadcast_to(memory, (B, M, C)), seq), (tokens, len(embed))
 
 
@@ -370,7 +370,8 @@ def model_forward(params, tokens, config, at=None, mask=None):
     """
     check_params(config, params)
     tokens, at, mask = check_inputs(config, tokens, at, mask)
-    (mem, seq), c_embedding = embedding_forward(tokens, params["embed"], params["memory"])
+    embed, memory = params["embed"], params["memory"]
+    (mem, seq), c_embedding = embedding_forward(tokens, embed, memory, config.positions)
     limits = build_mask(config, tokens.shape[1], seq.dtype, mask)
     forward = WIRINGS[config.variant].forward
     layers = [None] * config.layers
@@ -448,6 +449,7 @@ class Config:
     share_controller: bool = False  # ours: layers share the memory's update; needs role mem
     window: int | None = None  # ours: how far sequence rows attend; not in BOTTLENECKS
     outputs: int | None = None  # size of the output layer; None: as many as symbols
+    positions: bool = True  # ours: without, the input is a bag of symbols
 
     def __post_init__(self):
         v, M, C, H, window = self.variant, self.memory, self.width, self.heads, self.window
@@ -460,9 +462,10 @@ class Config:
         check_size("outputs", 1 if self.outputs is None else self.outputs, 1)
         must(M == 0 or v != "transformer", f"memory is {M}: must be 0 in a transformer")
         must(C % 2 == 0 and C % H == 0, f"width is {C}: must be even and a multiple of heads ({H})")
-        share = self.share_controller
-        must(type(share) is bool, f"share_controller is {share!r}: must be True or False")
-        fits = not share or "mem" in WIRINGS[v].roles
+        for name in ("share_controller", "positions"):
+            value = getattr(self, name)
+            must(type(value) is bool, f"{name} is {value!r}: must be True or False")
+        fits = not self.share_controller or "mem" in WIRINGS[v].roles
         must(fits, f"share_controller is True: must be False in {v}")
         must(window is None or v not in BOTTLENECKS, f"window is {window}: must be None in {v}")
 

@@ -72,7 +72,9 @@ def reference_forward(tensors, tokens, config, mask=None):
         return {n.removeprefix(prefix): w for n, w in tensors.items() if n.startswith(prefix)}
 
     M, H, (B, T) = config.memory, config.heads, tokens.shape
-    seq = tensors["embed"][tokens] + positions(T, config.width).to(tensors["embed"])
+    seq = tensors["embed"][tokens]
+    if config.positions:
+        seq = seq + positions(T, config.width).to(seq)
     mem = tensors["memory"].expand(B, M, config.width)
     allowed = allowed_rows(config, T, mask, tokens.device).expand(B, M + T, M + T)
     for layer in range(config.layers):
@@ -255,7 +257,7 @@ def x_forward(net, tokens, config):
     limited = config.variant == "masked" or config.window is not None
     logits, inner = net(
         tokens,
-        sum_embeds=positions(T, config.width).to(like),
+        sum_embeds=positions(T, config.width).to(like) if config.positions else None,
         attn_mask=allowed_rows(config, T, None, tokens.device) if limited else None,
         return_intermediates=True,
     )

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import namedtuple
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import settings
@@ -38,13 +39,14 @@ def configs(layers=(1, 2, 3)):
             continue
         sizes = {**SIZES, "layers": n, "memory": 0 if variant == "transformer" else 5}
         found.append(Config(**sizes, variant=variant, share_controller=share, window=window))
-    return found
+    return found + [replace(c, positions=False) for c in found if name(c) == f"{c.variant}-2"]
 
 
 def name(config):
     share = "-shared" if config.share_controller else ""
     window = "" if config.window is None else f"-window{config.window}"
-    return f"{config.variant}-{config.layers}{share}{window}"
+    bag = "" if config.positions else "-bag"
+    return f"{config.variant}-{config.layers}{share}{window}{bag}"
 
 
 def random_params(config, rng, dtype=np.float64):
@@ -97,7 +99,8 @@ def cases(draw, variant):
     sizes |= {"heads": heads, "width": heads * draw(st.sampled_from((4, 6))), "outputs": outputs}
     share = two_roles(variant) and draw(st.booleans())
     memory = 0 if variant == "transformer" else draw(few)
-    config = Config(**sizes, memory=memory, variant=variant, share_controller=share, window=window)
+    options = {"share_controller": share, "window": window, "positions": draw(st.booleans())}
+    config = Config(**sizes, memory=memory, variant=variant, **options)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     batch, length = draw(few), draw(st.integers(1, 8))
     some = rng.permutation(length)[: draw(st.integers(1, length))]

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 import memt
 from autograd import check_grad, gradient_errors, value_and_grad
 
-from .support import AT, SIZES, B, T, cases, configs, loss_of, name, random_case, random_mask
+from .support import (
+    AT,
+    SIZES,
+    B,
+    T,
+    cases,
+    configs,
+    loss_of,
+    name,
+    random_case,
+    random_mask,
+    random_params,
+)
 
 M, N = 5, 5 + T  # memory tokens, all rows
 
@@ -200,6 +212,32 @@ def test_initialisation(dtype):
             assert 0.8 < params[n].std() / expected < 1.2, n
         else:
             assert (params[n] == (1 if n.endswith("_g") else 0)).all(), n
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_without_positions_and_memory_only_proportions_count(seed):
+    """Writing every token twice changes no output of a plain Transformer: no softmax average moves.
+
+    By induction over the layers, for all parameters. Counts double, so it cannot count. Memory rows
+    and blanks are not doubled, and positions tell the copies apart.
+    """
+    rng = np.random.default_rng([33, seed])
+    heads, layers = (int(n) for n in rng.integers(1, 4, size=2))
+    sizes = {"symbols": 4, "width": 4 * heads, "heads": heads, "hidden": 7, "layers": layers}
+    plain = memt.Config(**sizes, memory=0, variant="transformer", positions=False)
+    tokens = rng.integers(4, size=(3, 6))
+    twice, blank = tokens.repeat(2, axis=1), np.full((3, 1), 4)
+
+    def change(config, tokens=tokens, twice=twice):
+        params = random_params(config, np.random.default_rng(seed))
+        once, doubled = (memt.model_forward(params, x, config)[0] for x in (tokens, twice))
+        return abs(doubled[:, : 2 * 6 : 2] - once[:, :6]).max()
+
+    assert change(plain) < 1e-12
+    with_memory = replace(plain, variant="memtransformer", memory=int(rng.integers(1, 4)))
+    with_blank = np.hstack((tokens, blank)), np.hstack((twice, blank))
+    others = change(with_memory), change(replace(plain, positions=True)), change(plain, *with_blank)
+    assert min(others) > 1e-6
 
 
 def test_flat_refuses_what_is_not_one_vector():
