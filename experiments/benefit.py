@@ -94,7 +94,7 @@ def finding(rows):
     where = f"shown for {', '.join(where)}" if where else "not shown"
     return [
         ("Memory helps where other attention is local", "ours", near, shown),
-        ("Memory also helps with global attention", who, far, where),
+        ("Memory also helps with global attention, on six tasks with blank slots", who, far, where),
     ]
 
 

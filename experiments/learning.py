@@ -151,7 +151,6 @@ def finding(rows):
     claims = {
         "Muon recipe": "The default recipe, with Muon, takes fewer steps than that with Adam",
         "Adam, positions × 3": "Adam takes fewer steps with larger positional encodings (× 3)",
-        "Adam, row j at position j": "Adam takes fewer steps if row j first attends to position j",
     }
     return [
         (claim, "ours", f"Steps {common.times(ratios(rows, name))} compared with the Adam recipe",

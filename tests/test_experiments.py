@@ -179,10 +179,12 @@ VERDICTS = """
 capacity  | shown     | symbol: float(memory > 1)
 capacity  | not shown | symbol: 0.5 if variant == "masked" else memory / 20
 capacity  | shown     | symbol: float(memory == 16)
-learning  | shown, not shown, not shown | taken: 100 if recipe == "Muon recipe" else 200
-learning  | not shown, shown, shown | taken: 200 if recipe.endswith("recipe") else 100
+learning  | shown, not shown | taken: 100 if recipe == "Muon recipe" else 200
+learning  | not shown, shown | taken: 200 if recipe.endswith("recipe") else 100
 recipes   | shown     | taken: 100 if optimizer == "muon" else 200
 recipes   | not shown | taken: (3000 if symbols == 30 else 100) if optimizer == "muon" else 200
+counting  | shown, shown | accuracy: 0.9 if memory else 0.3
+counting  | not shown, not shown | accuracy: 0.9 if blanks or layers == 2 else 0.5
 hops      | shown     | symbol: float(variant == "membottleneck" or layers > 1)
 hops      | not shown | symbol: float(layers > 1)
 hops      | not shown | symbol: float(variant == "membottleneck")
@@ -445,6 +447,35 @@ def test_flops_are_those_that_the_model_does(variant):
     memt.model_forward(counted, tokens, config, np.arange(4, 9))
     assert Counted.total == len(tokens) * common.flops(config, tokens.shape[1], 5)
     assert memt.param_count(config) == memt.flat(params).size
+
+
+def test_counts_by_hand():
+    """And the learning rate of a seed: the one that is best for the other seeds."""
+    counting, rng = EXPERIMENTS["counting"], np.random.default_rng(0)
+    assert counting.answers("occurs", np.array([[0, 0, 3]])).tolist() == [[1, 1, 0]]
+    assert counting.answers("follows", np.array([[0, 1, 1, 9]])).tolist() == [[2, 0, 0, 1]]
+    tokens, targets, at, _ = counting.batch({"task": "occurs", "blanks": 1}, 3, 5, rng)
+    assert tokens.shape == (3, 6) and (tokens[:, 0] == 4).all() and at == slice(1, None)
+    assert np.array_equal(targets, counting.answers("occurs", tokens[:, 1:]))
+    by_rate = {"0.1": (0.9, 0.0, 0.1), "0.2": (0.0, 0.4, 0.3)}
+    rows = [
+        {"task": "occurs", "model": "M = 1", "lr": lr, "seed": str(seed), "accuracy": str(value)}
+        for lr, values in by_rate.items()
+        for seed, value in enumerate(values)
+    ]
+    assert counting.accuracies(rows, "occurs", "M = 1") == pytest.approx((0, 0, 10))
+
+
+def test_counting_trains_and_tests_its_models(monkeypatch):
+    counting, seen = EXPERIMENTS["counting"], []
+    monkeypatch.setattr(train_toy, "training", lambda *given: seen.append(given) or ())
+    for job in counting.jobs(QUICK):
+        found = counting.run(job)
+        s, state, batches = seen.pop()
+        assert not s.config.positions and s.config.memory == job["memory"]
+        assert found["parameters"] == memt.flat(state.params).size and found["accuracy"] < 0.5
+        lengths = {batches(4, 0, step).targets.shape for step in range(200)}
+        assert lengths == {(4, n) for n in range(2, 21)}
 
 
 def test_each_recipe_trains_in_its_own_way(monkeypatch):
