@@ -480,15 +480,17 @@ NUMBERS = {
 }
 
 
+def defaults_by_variant():
+    """A line for each variant."""
+    line = "  {variant:<15} --memory {memory} --layers {layers} --lr {lr}"
+    return [line.format(**as_dict(default_settings(variant))) for variant in memt.VARIANTS]
+
+
 def make_parser():
     """Options without defaults: those may depend on the variant."""
-    rows = []
-    for variant in memt.VARIANTS:
-        own = as_dict(default_settings(variant))
-        rows.append("  {variant:<15} --memory {memory} --layers {layers} --lr {lr}".format(**own))
     parser = Parser(
         description="Train a Memory Transformer on a toy task and draw what its memory does.",
-        epilog="defaults are in brackets; by variant:\n" + "\n".join(rows),
+        epilog="defaults are in brackets; by variant:\n" + "\n".join(defaults_by_variant()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -496,7 +498,7 @@ def make_parser():
     known = parser.add_argument
     known("--task", choices=TASKS, help=f"what to learn ({Settings.task})")
     known("--variant", choices=memt.VARIANTS, help=f"architecture ({Config.variant})")
-    defaults = as_dict(Settings()) | dict.fromkeys(("memory", "layers", "lr"), "see below")
+    defaults = as_dict(Settings()) | dict.fromkeys(("memory", "layers"), "see below")
     for name, text in NUMBERS.items():
         default = "no limit" if defaults[name] is None else defaults[name]
         known(f"--{name}", type=int, help=f"{text} ({default})")
@@ -507,9 +509,8 @@ def make_parser():
     known("--out", type=Path, help="directory to write to (runs/TASK-VARIANT-SEED)")
     either = parser.add_mutually_exclusive_group().add_argument
     either("--resume", action="store_true", help="continue from the checkpoint in the directory")
-    either(
-        "--overwrite", action="store_true", help="replace the run in the directory, file by file"
-    )
+    replace_it = "replace the run in the directory, file by file"
+    either("--overwrite", action="store_true", help=replace_it)
     return parser
 
 

@@ -7,7 +7,8 @@ code with memt.py: heads are computed one by one, masks are booleans, every row 
 x-transformers: transformer, memtransformer, masked, and a window. Not memctrl and membottleneck,
 which have two updates in a layer where an Encoder has one. `x_transformer` sets what x-transformers
 does differently by default: post-LN, LayerNorms with a bias, ReLU, memt's positions and output, the
-softmax in the type of the weights. Only `x_transformer` needs x-transformers.
+softmax in the type of the weights. Only `x_transformer` needs x-transformers, only
+`optimizer` needs train_toy.
 """
 
 import numpy as np
@@ -16,7 +17,6 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import memt
-import train_toy
 
 # ---------------------------------------------------------------- the reference implementation
 
@@ -39,9 +39,11 @@ def update(x, context, p, heads, allowed):
     return F.layer_norm(a + ff, C, p["ln2_g"], p["ln2_b"])
 
 
-def positions(T, C):
+def positions(config, T):
+    """(T, C); zeros for a model without positions."""
+    C = config.width
     table = torch.zeros(T, C, dtype=torch.float64)
-    for t in range(T):
+    for t in range(T if config.positions else 0):
         for i in range(C // 2):
             angle = torch.tensor(t, dtype=torch.float64) / 10000 ** (2 * i / C)
             table[t, 2 * i], table[t, 2 * i + 1] = angle.sin(), angle.cos()
@@ -72,9 +74,7 @@ def reference_forward(tensors, tokens, config, mask=None):
         return {n.removeprefix(prefix): w for n, w in tensors.items() if n.startswith(prefix)}
 
     M, H, (B, T) = config.memory, config.heads, tokens.shape
-    seq = tensors["embed"][tokens]
-    if config.positions:
-        seq = seq + positions(T, config.width).to(seq)
+    seq = tensors["embed"][tokens] + positions(config, T).to(tensors["embed"])
     mem = tensors["memory"].expand(B, M, config.width)
     allowed = allowed_rows(config, T, mask, tokens.device).expand(B, M + T, M + T)
     for layer in range(config.layers):
@@ -111,6 +111,8 @@ def optimizer(tensors, s):
 
     The running mean of the weights, which is train_toy's model, is left to the caller.
     """
+    import train_toy
+
     if s.optimizer == "muon":
         matrices = [n for n in tensors if n.endswith((".wq", ".wkv", ".wo", ".w1", ".w2"))]
         groups = [
@@ -257,7 +259,7 @@ def x_forward(net, tokens, config):
     limited = config.variant == "masked" or config.window is not None
     logits, inner = net(
         tokens,
-        sum_embeds=positions(T, config.width).to(like) if config.positions else None,
+        sum_embeds=positions(config, T).to(like),
         attn_mask=allowed_rows(config, T, None, tokens.device) if limited else None,
         return_intermediates=True,
     )

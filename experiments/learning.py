@@ -6,6 +6,7 @@ part changed. A part matters if changing it makes the number of steps clearly di
 
 import math
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -61,17 +62,15 @@ def jobs(args):
 
 def start(s, recipe):
     """The start of a run: the weights that train_toy draws, changed as the recipe says."""
-    state, (M, C) = train_toy.start(s), (s.config.memory, s.config.width)
-    drawn = memt.init_params(s.config, np.random.default_rng([s.seed, train_toy.START]))
-    drawn["embed"] *= recipe.symbols
-    for name in drawn:
-        if name.endswith(".wo"):
-            drawn[name] *= recipe.wo
-    if recipe.placed:  # row j starts as position j, and keys like queries: it attends to j
-        drawn["memory"][:] = 3 * memt.sinusoids(M, C, np.float32)
-        drawn["layers.0.mem.wkv"][:, :C] = drawn["layers.0.mem.wq"]
-    for name in ("params", "weights"):
-        state.vectors[name][:] = memt.flat(drawn)
+    state, (M, C) = train_toy.start(replace(s, optimizer="adam")), (s.config.memory, s.config.width)
+    for params in (state.params, state.weights):
+        params["embed"] *= recipe.symbols
+        for name, array in params.items():
+            if name.endswith(".wo"):
+                array *= recipe.wo
+        if recipe.placed:  # row j starts as position j, and keys like queries: it attends to j
+            params["memory"][:] = 3 * memt.sinusoids(M, C, np.float32)
+            params["layers.0.mem.wkv"][:, :C] = params["layers.0.mem.wq"]
     return state
 
 
@@ -162,10 +161,8 @@ def finding(rows):
 def draw(rows, out):
     """Left: the steps of every recipe, a dot per seed. Right: what happens during training."""
     note = "membottleneck, reverse; bar: geometric mean; band: range over seeds; WRITE over the "
-    note += (
-        "symbols, in the layer where it is sharpest; similarity: mean cosine of two memory rows; "
-    )
-    note += "at 3000: not solved"
+    note += "symbols, in the layer where it is sharpest; similarity: mean cosine of two memory "
+    note += "rows; at 3000: not solved"
     options = {"gridspec_kw": {"width_ratios": (4, 3)}, "sharex": "col"}
     figure, grid = common.slide(finding(rows), note, rows, 2, 3, **options)
     for axes in grid[:, 0]:

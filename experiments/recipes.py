@@ -68,17 +68,15 @@ def finding(rows):
 
 def draw(rows, out):
     """A dot for each run, a bar for the geometric mean."""
-    note = (
-        f"membottleneck, otherwise as in the default run; at most {rows[0]['steps']} steps; bar: "
-    )
-    note += "geometric mean; sort, reverse 20, width 16 served to choose the recipe: not counted"
+    note = f"membottleneck, otherwise as in the default run; at most {rows[0]['steps']} steps; "
+    note += "bar: geometric mean; sort, reverse 20, width 16 served to choose the recipe: not "
+    note += "counted"
     figure, ((axes,),) = common.slide(finding(rows), note, rows)
     for i, optimizer in enumerate(train_toy.OPTIMIZERS):
         for y, case in enumerate(CASES):
             taken = of_case(rows, "taken", optimizer, case)
-            common.dots(
-                axes, y + 0.3 * i - 0.15, taken, i, "" if y else f"{optimizer.title()} recipe"
-            )
+            label = "" if y else f"{optimizer.title()} recipe"
+            common.dots(axes, y + 0.3 * i - 0.15, taken, i, label)
     axes.set_yticks(range(len(CASES)), CASES)
     axes.legend(loc="center left")
     common.save(figure, out / "recipes.png")
