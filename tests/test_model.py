@@ -300,6 +300,7 @@ def test_numbers_that_a_configuration_may_have():
         ({"window": 2}, "window is 2.*None in membottleneck"),
         ({"variant": "masked", "window": 0}, "window is 0.*None in masked"),
         ({"variant": "masked", "share_controller": True}, "share_controller is True.*masked"),
+        ({"positions": 1}, "positions is 1: must be True or False"),
         ({"share_controller": 1}, "share_controller is 1"),
     ],
     ids=str,

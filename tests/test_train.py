@@ -612,6 +612,7 @@ BAD_ARGUMENTS = {
     "--variant=transformer --memory=2": "memory is 2",
     "--heads=5": r"width is 8.*\b5\b",
     "--hidden=2000000000": "allocate",
+    "--layers=10000": "layers is 10000: must be from 1 to 9999",
     **{f"--{name}=0": f"{name} is 0" for name in ("length", "steps", "batch", "lr", "memory")},
     **{f"--lr={value}": "lr is |'fast'" for value in ("nan", "inf", "-0.1", "fast")},
     **{f"--{name}=-3": f"{name} is -3" for name in train_toy.NUMBERS},
@@ -641,12 +642,17 @@ def test_the_directory_by_default(tmp_path, monkeypatch):
 
 def test_the_smallest_settings_train():
     s = default_settings(length=1, symbols=1, steps=1, batch=1)
-    assert train(s).step == 1
+    state = train(s)
+    assert state.step == 1
+    for name in ("params", "weights"):  # views, to be changed in place
+        assert memt.flat(getattr(state, name)) is state.vectors[name]
 
 
 def test_settings_that_cannot_work():
     with pytest.raises(ValueError, match="task is 'juggle': must be one of copy, reverse"):
         default_settings(task="juggle")
+    with pytest.raises(ValueError, match="optimizer is 'sgd': must be one of muon, adam"):
+        default_settings(optimizer="sgd")
     with pytest.raises(ValueError, match="config is None: must be"):
         train_toy.Settings(config=None)
 
@@ -659,6 +665,8 @@ def test_defaults():
         own = train_toy.as_dict(default_settings(variant))
         line = f"{variant:<15} --memory {own['memory']} --layers {own['layers']} --lr {own['lr']}\n"
         assert line in printed
+    masked = default_settings("masked")
+    assert (masked.config.memory, masked.config.layers, masked.lr) == (16, 3, 0.003)
     config = memt.Config(10, 32, 4, 128, 2, 10, "membottleneck", False, None, None)
     assert default_settings() == train_toy.Settings(
         "reverse", 10, 3000, 32, 0.004, 0, config, "muon"
