@@ -184,7 +184,7 @@ learning  | not shown, shown | taken: 200 if recipe.endswith("recipe") else 100
 recipes   | shown     | taken: 100 if optimizer == "muon" else 200
 recipes   | not shown | taken: (3000 if symbols == 30 else 100) if optimizer == "muon" else 200
 counting  | shown, shown | accuracy: 0.9 if memory else 0.3
-counting  | not shown, not shown | accuracy: 0.9 if blanks or layers == 2 else 0.7 if memory else 0.5
+counting  | not shown, not shown | accuracy: 0.9 if blanks or layers > 1 else 0.7 if memory else 0.5
 hops      | shown     | symbol: float(variant == "membottleneck" or layers > 1)
 hops      | not shown | symbol: float(layers > 1)
 hops      | not shown | symbol: float(variant == "membottleneck")
