@@ -424,11 +424,14 @@ def attention_maps(cache):
     return maps
 
 
-def final_memory(cache):
-    """ModelCache -> a copy of the memory after the last layer, (B, M, C)."""
-    computed = cache.memory.shape[1] == cache.config.memory
+def memory_states(cache):
+    """ModelCache -> the memory before the first layer and after each layer, (L+1, B, M, C)."""
+    M = cache.config.memory
+    computed = cache.memory.shape[1] == M
     must(computed, "the final memory was not computed: run model_forward with at=None")
-    return cache.memory.copy()
+    updates = (next(iter(layer.values())) for _, layer in cache.layers)  # context: [mem; seq]
+    contexts = (c_update.attention.c_kv[0] for _, c_update in updates)
+    return np.stack([*(context[:, :M] for context in contexts), cache.memory])
 
 
 # ---------------------------------------------------------------- configuration and parameters
@@ -561,16 +564,21 @@ def flat(params):
 
 
 # ---------------------------------------------------------------- files
-def save(path, params, config):
-    """Write parameters and configuration to one .npz. Raises ValueError for what load refuses."""
-    arrays, text = to_params(config, params), json.dumps(asdict(config))
-    atomic_write(path, lambda file: np.savez(file, config=text, **arrays))
+def save(path, params, config, **about):
+    """Write parameters, configuration and `about` (for JSON: where the model is from) to one .npz.
+
+    Raises ValueError for parameters that load would refuse.
+    """
+    arrays, texts = to_params(config, params), {"config": asdict(config), "about": about}
+    texts = {name: json.dumps(value) for name, value in texts.items()}
+    atomic_write(path, lambda file: np.savez(file, **texts, **arrays))
 
 
 def load(path):
     """Read what `save` wrote -> params, config; raises as `open_npz` does."""
     with open_npz(path, "memt model") as arrays:
         config = Config(**json.loads(str(arrays.pop("config"))))
+        arrays.pop("about", None)
         return to_params(config, arrays), config
 
 

@@ -338,6 +338,20 @@ def read_checkpoint(out):
         return s, state
 
 
+def save_model(path, s, params):
+    """A model file that also holds its task and length; memt.load reads it too."""
+    memt.save(path, params, s.config, task=s.task, length=s.length)
+
+
+def read_model(path):
+    """What save_model wrote -> settings, params. Raises as memt.open_npz does."""
+    params, config = memt.load(path)
+    with memt.open_npz(path, "model of train_toy") as arrays:
+        about = json.loads(str(arrays.get("about", "{}")))
+        must(set(about) == {"task", "length"}, "it does not say its task and length")
+        return Settings(**about, config=config), params
+
+
 def write_result(out, s, state, scores):
     """result.json: how the run went, its scores on the test stream, its settings."""
     result = as_dict(s) | {"max_steps": s.steps, "steps": state.step, "tested_on": TEST_ON}
@@ -578,7 +592,7 @@ def run(out, s, state):
 
 def report(out, s, state):
     """Save the model, test it, show examples, draw."""
-    memt.save(out / "model.npz", state.params, s.config)
+    save_model(out / "model.npz", s, state.params)
     batch = make_batch(s, TEST_ON, TEST)
     scores = evaluate(state.params, s.config, batch)
     write_result(out, s, state, scores)

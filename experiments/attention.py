@@ -245,23 +245,19 @@ def main():
     """Read a model if one is given, else run the experiment. Exits as common.main does."""
     parser = common.make_parser(__doc__)
     parser.add_argument("model", nargs="?", type=Path, help="a model.npz written by train_toy.py")
-    parser.add_argument("--length", type=common.count, default=10, help="symbols (10)")
     args = parser.parse_args()
     if not args.model:
         common.main("attention", parser)
     args.out = args.out or args.model.parent
     try:
-        params, config = memt.load(args.model)
-        if args.length > 200:
-            raise ValueError(f"--length is {args.length}: must be at most 200")
-        s = train_toy.Settings(length=args.length, config=config)
+        s, params = train_toy.read_model(args.model)
         file = common.place(args, "map.png")
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
     def work():
         maps, found = look(s, params)
-        title = "What attends to what", "", f"M = {config.memory}", config.variant
+        title = "What attends to what", "", f"M = {s.config.memory}", s.config.variant
         picture(file, [title], f"{s.length} random symbols", [], s, maps, found)
         train_toy.say(f"{table(s, maps, found)}\npicture: {file}")
 

@@ -112,7 +112,7 @@ def look(s, params, tokens):
     write = memt.attention_maps(cache)[:, :, :, :M, M : M + n] + 1e-12
     write /= write.sum(axis=-1, keepdims=True)
     entropy = (-write * np.log(write)).sum(axis=-1).mean(axis=(1, 2, 3)).min()
-    rows = memt.final_memory(cache)
+    rows = memt.memory_states(cache)[-1]
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
     similarity = ((rows @ rows.swapaxes(1, 2)).sum(axis=(1, 2)) - M).mean() / (M * (M - 1))
     return float(entropy), float(similarity)

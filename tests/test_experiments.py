@@ -720,7 +720,7 @@ BAD = {
     "text --text DIR/binary": "is not text",
     "text --text DIR/a\udcff": "a\\udcff' is not text",
     "attention DIR/binary": "binary",
-    "attention DIR/model --length 201": "--length is 201: must be at most 200",
+    "attention DIR/model": "it does not say its task and length",
     "animation --out DIR/binary": "File exists",
     "claims DIR/empty": "must have <!-- findings --> and <!-- /findings --> once",
 }
@@ -753,9 +753,9 @@ def test_one_model_is_read(variant, tmp_path, capsys, monkeypatch):
     config = Config(variant=variant, memory=0 if variant == "transformer" else 3, layers=1)
     params = memt.init_params(config, np.random.default_rng(0))
     s, file, pictures = train_toy.Settings(length=4, config=config), tmp_path / "m.npz", []
-    memt.save(file, params, config)
+    train_toy.save_model(file, s, params)
     monkeypatch.setattr(common, "save", lambda *given: pictures.append(given))
-    assert call("attention", file, "--length", 4) == 0
+    assert call("attention", file) == 0
     ((figure, path),) = pictures
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert path == tmp_path / "map.png" and NOTES[variant] in str(texts)

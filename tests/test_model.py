@@ -79,7 +79,7 @@ def test_equal_sets(layers):
     a, cache_a = memt.model_forward(params, tokens, shared)
     b, cache_b = memt.model_forward(copies, tokens, two)
     assert abs(a - b).max() < 1e-13
-    assert abs(memt.final_memory(cache_a) - memt.final_memory(cache_b)).max() < 1e-13
+    assert abs(memt.memory_states(cache_a)[-1] - memt.memory_states(cache_b)[-1]).max() < 1e-13
     assert abs(memt.attention_maps(cache_a) - memt.attention_maps(cache_b)).max() < 1e-14
 
 
@@ -129,7 +129,7 @@ def test_padding(config):
     for i, n in enumerate(lengths):
         alone, short = memt.model_forward(params, tokens[i : i + 1, :n], config)
         assert abs(logits[i, :n] - alone[0]).max() < 1e-13
-        memory = memt.final_memory(cache)[i] - memt.final_memory(short)[0]
+        memory = memt.memory_states(cache)[-1][i] - memt.memory_states(short)[-1][0]
         assert abs(memory).max(initial=0) < 1e-13
 
 
@@ -178,20 +178,28 @@ def test_attention_maps(config, at):
 
 
 @pytest.mark.parametrize("variant", memt.VARIANTS[1:])
-def test_final_memory(variant):
-    """A copy, as are the tokens in the cache; an error if `at` left it out."""
+def test_memory_states(variant):
+    """Those of models of fewer layers; copies, as are the tokens; an error if `at` left one out."""
     config = config_of(variant)
     params, tokens, *_ = random_case(config, np.random.default_rng(32))
     logits, full = memt.model_forward(params, tokens, config)
     before = memt.flat(memt.model_backward(logits, full))
+    for layers, memory in enumerate(memt.memory_states(full)):
+        if layers:
+            shallow = replace(config, layers=layers)
+            own = {name: params[name] for name in memt.param_shapes(shallow)}
+            _, cache = memt.model_forward(own, tokens, shallow)
+            assert np.array_equal(memory, cache.memory)
+        else:
+            assert (memory == params["memory"]).all()
     _, cache = memt.model_forward(params, tokens, config, slice(4, None))
-    memt.final_memory(full)[:] = tokens[:] = 3
+    memt.memory_states(full)[-1][:] = tokens[:] = 3
     assert np.array_equal(memt.flat(memt.model_backward(logits, full)), before)
     if cache.memory.size:  # sequence rows read the new memory
-        assert np.array_equal(memt.final_memory(cache), memt.final_memory(full))
+        assert np.array_equal(memt.memory_states(cache)[-1], memt.memory_states(full)[-1])
     else:
         with pytest.raises(ValueError, match="at=None"):
-            memt.final_memory(cache)
+            memt.memory_states(cache)[-1]
 
 
 # ---------------------------------------------------------------- parameters

@@ -301,8 +301,9 @@ def test_a_run_leaves_its_files(finished):
     out, printed = finished
     assert sorted(os.listdir(out)) == sorted(train_toy.FILES)
     s, state = train_toy.read_checkpoint(out)
-    params, config = memt.load(out / "model.npz")
-    assert s == default_settings("memctrl", **TINY, window=1) and config == s.config
+    read, params = train_toy.read_model(out / "model.npz")
+    assert s == default_settings("memctrl", **TINY, window=1) and read.config == s.config
+    assert (read.task, read.length) == (s.task, s.length)
     assert np.array_equal(memt.flat(params), memt.flat(state.params))
     with open(out / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -310,7 +311,7 @@ def test_a_run_leaves_its_files(finished):
     assert [tuple(float(row[n]) for n in names) for row in rows] == state.log
     assert [row["step"] for row in rows] == ["25", "50"]
     batch = train_toy.make_batch(s, 1000, TEST)
-    scores = train_toy.evaluate(params, config, batch)
+    scores = train_toy.evaluate(params, s.config, batch)
     expected = {"task": "reverse", "variant": "memctrl", "seed": 0, "tested_on": 1000, "window": 1}
     expected |= {"loss": scores.loss, "symbol": scores.symbol, "exact": scores.exact}
     expected |= {"width": 8, "lr": s.lr, "seconds": round(state.seconds, 3)}
