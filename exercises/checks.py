@@ -138,7 +138,8 @@ SOFTMAX_SLIPS = [
 
 @exercise("softmax_backward")
 def check_softmax(function):
-    judge(function, plain_softmax, memt.softmax_forward, draw(1, s=(2, 4, 5)), SOFTMAX_SLIPS)
+    for shape in ((2, 4, 5), (2, 3, 4, 5)):
+        judge(function, plain_softmax, memt.softmax_forward, draw(1, s=shape), SOFTMAX_SLIPS)
 
 
 def attention_slips(cache):
@@ -149,6 +150,8 @@ def attention_slips(cache):
     scores = cache.q @ cache.k.swapaxes(2, 3)
     text = "scores: softmax_backward takes the probabilities, not the scores."
     yield text, wrong(softmax_backward=lambda dp, p: right(dp, scores))
+    text = "arguments: softmax_backward takes the gradient dp first, then p."
+    yield text, wrong(softmax_backward=lambda dp, p: right(p, dp))
 
 
 @exercise("attention_backward")
@@ -212,6 +215,7 @@ def check_mask(function):
         ("memtransformer", 0),
         ("memctrl", None),
         ("masked", None),
+        ("membottleneck", None),
     ):
         memory = 0 if variant == "transformer" else M
         config = replace(CONFIG, variant=variant, memory=memory, window=window)
@@ -227,7 +231,9 @@ def check_mask(function):
                 raise Wrong(f"{case}must contain only 0 and -inf.")
             for row, column in np.argwhere(mask != right):
                 found = f"row {row}, column {column} is {mask[row, column]}"
-                raise Wrong(f"{case}{found}: may that target attend to that source?")
+                ask = "may that target attend to that source?"
+                ask = "this variant needs no mask." if variant == "membottleneck" else ask
+                raise Wrong(f"{case}{found}: {ask}")
 
 
 def assigned(dmem, dseq, cache):
@@ -323,8 +329,12 @@ def check_without(function):
         if any(not np.array_equal(given.get(name), p) for name, p in params.items()):
             raise Wrong("the given params were changed: they must stay unchanged.")
         right, small = solutions.without(params, config, gone)
-        if vars(smaller) != vars(small):
-            raise Wrong(f"without tokens {gone}: the config is {smaller}, must be {small}.")
+        rows = getattr(hurt.get("memory"), "shape", None)
+        if rows != right["memory"].shape:
+            expected = right["memory"].shape
+            raise Wrong(f"without tokens {gone}, memory has shape {rows}: must be {expected}.")
         wrong = [n for n in {**right, **hurt} if not np.array_equal(hurt.get(n), right.get(n))]
         if wrong:
             raise Wrong(f"without tokens {gone}, params {wrong} are wrong: rows, or their order?")
+        if vars(smaller) != vars(small):
+            raise Wrong(f"without tokens {gone}: the config is {smaller}, must be {small}.")

@@ -4,26 +4,36 @@
     python -m exercises.grade start mine.py softmax      blank only this exercise, the others solved
     python -m exercises.grade check mine.py              grade every exercise
     python -m exercises.grade check mine.py 1 attention  grade some, by number, name or prefix
+    python -m exercises.grade train mine.py              train a model with your gradients
+    python -m exercises.grade class handed_in            grade every .py of a folder: a table, a CSV
 
-Exit status: 0 all are solved, 1 not all, 2 nothing was graded, 130 interrupted. Each exercise runs
-in its own process, for at most 60 seconds (or the number in the environment variable MEMT_LIMIT).
-Meanwhile, the others are replaced with their solutions: no exercise depends on another.
+Exit status: 0 all are solved (class: graded), 1 not all, 2 nothing was done, 130 interrupted. Each
+exercise runs in its own process, for at most 60 seconds (or the number in the environment variable
+MEMT_LIMIT) and in at most 2 GiB. Meanwhile, the others are replaced with their solutions: no
+exercise depends on another.
 """
 
 import argparse
 import contextlib
+import csv
+import io
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import traceback
 import types
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import memt
+import train_toy
 from train_toy import Parser, say
 
 from .checks import EXERCISES, Wrong, solution
@@ -32,28 +42,49 @@ from .starter import starter
 
 ROOT = Path(__file__).parent.parent
 PRINTED = 1e6  # bytes that a file may print while it is graded
+MEMORY, FILE = 2**31, 2**28  # bytes that it may allocate, and write to one file
+STEPS = 1000  # of training; correct gradients need about 200
+ALONE = sys.platform in ("emscripten", "wasi")  # a browser's Python can start no other process
 CHILD = "import sys; from exercises.grade import child; child(*sys.argv[1:])"
 SOLVED, WRONG, UNWRITTEN = "solved", "wrong", "not written yet"
+USES = {"start": "exercises overwrite", "check": "exercises", "train": "out overwrite",
+        "class": "exercises out overwrite"}  # fmt: skip
+CELLS = {SOLVED: "ok", WRONG: "no", UNWRITTEN: "-"}  # other states say why there is no verdict
+STOPPED = threading.Event()  # set when what is still being graded must end
 
 
-def verdict(name, source, path):
-    """Grade one exercise in this process -> SOLVED, WRONG or UNWRITTEN, and a message."""
+def verdict(name, source, path, loaded=lambda: None):
+    """Grade one exercise in this process -> its state (a word or two) and a message.
+
+    Calls `loaded` when the student's file has been run, before what it defines is checked.
+    """
     try:
-        EXERCISES[name].check(students(name, source, path))
+        module = load(source, path)
+        loaded()
+        EXERCISES[name].check(students(name, module))
     except Wrong as wrong:
         return WRONG, str(wrong)[:4000]
     except NotImplementedError:
         return UNWRITTEN, ""
+    except SyntaxError as error:
+        return "syntax", where(error, path)
+    except MemoryError as error:
+        return "memory", where(error, path)
     except BaseException as error:  # a student's file may raise anything
         return WRONG, where(error, path)
     return SOLVED, ""
 
 
-def students(name, source, path):
-    """What the student's file defines under this name, with the other exercises solved."""
+def load(source, path):
+    """The student's file as a module. Raises whatever it raises."""
     module = types.ModuleType("students")
     sys.modules["students"] = module  # dataclasses look up their module
     exec(compile(source, path, "exec"), module.__dict__)
+    return module
+
+
+def students(name, module):
+    """What the student's file defines under this name, with the other exercises solved."""
     if name not in vars(module):
         raise Wrong(f"the file does not define {name}.")
     for other in EXERCISES.keys() - {name}:
@@ -73,21 +104,35 @@ def where(error, path):
 # ---------------------------------------------------------------- in its own process
 
 
-def child(path, name, answer):
-    """Grade one exercise, write the verdict to the file `answer`, and end this process."""
-    text = "\n".join(verdict(name, Path(path).read_bytes(), path))
-    Path(answer).write_text(text, encoding="utf-8", errors="backslashreplace")
+def child(path, name, folder):
+    """Grade one exercise, write the verdict into the folder, and end this process."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows, not all on macOS
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE, FILE))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.addaudithook(refuse_processes)
+    text = "\n".join(verdict(name, Path(path).read_bytes(), path, Path(folder, "loaded").touch))
+    Path(folder, "verdict").write_text(text, encoding="utf-8", errors="backslashreplace")
     with contextlib.suppress(BaseException):
         sys.stdout.flush()
     os._exit(0)
 
 
+def refuse_processes(event, _arguments):
+    """An audit hook. Raises PermissionError when Python is about to start another process."""
+    if event.startswith(("os.fork", "os.posix_spawn", "os.exec", "os.system", "subprocess.")):
+        raise PermissionError("a graded file may not start another process")
+
+
 def run_apart(name, path, limit):
-    """`verdict` in another process, killed after `limit` seconds with every process it started."""
+    """`verdict` in another process, killed after `limit` seconds with every process it started.
+
+    The third result: whether the student's file was run to its end.
+    """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
-        answer = Path(folder, "verdict")
         process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(path.resolve()), name, str(answer)],
+            [sys.executable, "-c", CHILD, str(path.resolve()), name, folder],
             cwd=ROOT,
             env=os.environ | {"PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
@@ -101,24 +146,41 @@ def run_apart(name, path, limit):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
             process.wait()
+        answer, loaded = Path(folder, "verdict"), Path(folder, "loaded").exists()
         if not answer.exists():
-            return WRONG, reason
+            return *reason, loaded
         state, _, text = answer.read_text(encoding="utf-8").partition("\n")
         printed.seek(0)
         output = printed.read(2000).decode("utf-8", "replace").rstrip()
-        return state, text + f"\nIt printed:\n{output}" * (output > "" and state != SOLVED)
+        text += f"\nIt printed:\n{output}" * (output > "" and state != SOLVED)
+        return state, text, loaded
 
 
 def wait(process, printed, limit):
-    """Wait until a process ends or must be ended -> the reason why there is no verdict."""
+    """Wait until a process ends or must be ended -> why there is no verdict, and a message."""
     stop = time.monotonic() + limit
     while process.poll() is None:
+        if STOPPED.is_set():
+            raise KeyboardInterrupt
         if time.monotonic() > stop:
-            return f"the code did not end within {limit:g} seconds: is there an endless loop?"
+            text = f"the code did not end within {limit:g} seconds: is there an endless loop?"
+            return "time", text
         if os.fstat(printed.fileno()).st_size > PRINTED:
-            return f"the code printed more than {PRINTED / 1e6:g} MB: is there an endless loop?"
+            text = f"the code printed more than {PRINTED / 1e6:g} MB: is there an endless loop?"
+            return "output", text
         time.sleep(0.02)
-    return f"the code ended Python itself (exit status {process.returncode})."
+    return "exit", f"the code ended Python itself (exit status {process.returncode})."
+
+
+def graded(path, names, seconds):
+    """Yield name, state and message; a file that does not run to its end is tried only once."""
+    loaded = True
+    for name in names:
+        if ALONE:
+            state, text = verdict(name, path.read_bytes(), str(path))
+        elif loaded:
+            state, text, loaded = run_apart(name, path, seconds)
+        yield name, state, text
 
 
 # ---------------------------------------------------------------- the command
@@ -143,10 +205,20 @@ def limit():
     return float(text)
 
 
-def start(path, names, overwrite):
-    """Write the starter file. Raises OSError."""
+def number(name):
+    """The number of an exercise."""
+    return list(EXERCISES).index(name) + 1
+
+
+def must_be_new(path, overwrite):
+    """Raises FileExistsError if the file exists and must stay."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: --overwrite replaces it, and its content is lost")
+
+
+def start(path, names, overwrite):
+    """Write the starter file. Raises OSError."""
+    must_be_new(path, overwrite)
     text = starter(names).encode()
     memt.atomic_write(path, lambda file: file.write(text))
     say(f"{path}: {len(names)} exercises to solve: {', '.join(names)}")
@@ -155,18 +227,109 @@ def start(path, names, overwrite):
 
 def check(path, names):
     """Grade; 0 if all are solved, else 1. Raises OSError or ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
-    left, before, seconds = [], "", limit()
-    for name in names:
-        state, text = run_apart(name, path, seconds)
-        say(f"{list(EXERCISES).index(name) + 1:>2} {name}: {state}")
+    if ALONE:
+        say("graded in this process, without limits of time, memory and output")
+    left, before = [], ""
+    for name, state, text in graded(path, names, limit()):
+        say(f"{number(name):>2} {name}: {state}")
         if text:
             say("    the same message" if text == before else textwrap.indent(text, "    "))
         left, before = left + [name] * (state != SOLVED), text
     done = f"{len(names) - len(left)} of {len(names)} solved"
     say(f"{done}; not yet: {', '.join(left)}" if left else done)
     return 1 if left else 0
+
+
+def train(path, out, overwrite):
+    """Train with the student's gradients; 0 if that solves the task. Raises OSError, ValueError."""
+    given = {"out": out or Path("runs/mine"), "steps": STEPS, "overwrite": overwrite}
+    out, s, state = train_toy.prepare(given)
+    names = [name for name in EXERCISES if hasattr(memt, name)]
+    states = {name: found for name, found, _ in graded(path, names, limit())}
+    unsolved = [f"{number(n)} {n} ({found})" for n, found in states.items() if found != SOLVED]
+    if unsolved:
+        used = "; for what is not written, memt's own is used" * (UNWRITTEN in states.values())
+        say(f"not solved yet: {', '.join(unsolved)}{used}")
+    try:
+        if {*states.values()} <= {*CELLS}:  # else it may not end, or end Python
+            train_toy.memt = completed(path, states)
+            show = train_toy.show_progress(s, 0, time.perf_counter())
+            for _ in train_toy.training(s, state):
+                show(state)
+        if train_toy.solved(state):
+            train_toy.report(out, s, state)
+    except (Exception, SystemExit) as error:  # a student's file may raise anything
+        say(f"\n{where(error, str(path))}")
+    finally:
+        train_toy.memt = memt
+    say(outcome(path, out, state, bool(unsolved)))
+    return 0 if train_toy.solved(state) else 1
+
+
+def completed(path, states):
+    """The student's file as a module in which memt's own functions do what is not written."""
+    module = load(path.read_bytes(), str(path))
+    for name, state in states.items():
+        if state == UNWRITTEN:  # in place, because WIRINGS refers to the function
+            getattr(module, name).__code__ = getattr(memt, name).__code__
+    return module
+
+
+def outcome(path, out, state, unsolved):
+    """What training came to, and what to do next."""
+    if train_toy.solved(state):
+        commands = (
+            f"python -m experiments.{name} {out / 'model.npz'}" for name in ("attention", "page")
+        )
+        although = ", although not all are solved" * unsolved
+        return "\n".join([f"\nsolved with your gradients{although}; to look inside:", *commands])
+    scores = ""
+    if state.log:
+        _, loss, symbol, _ = state.log[-1]
+        guessing = math.log(state.config.symbols)
+        scores = f": loss {loss:.2f} (guessing: {guessing:.2f}), symbol accuracy {symbol:.1%}"
+    return f"""
+not solved after {state.step} steps{scores}
+Correct gradients solve it in about 200 steps. To see which are wrong:
+python -m exercises.grade check {path}"""
+
+
+def grade_class(folder, names, out, overwrite):
+    """Grade every .py of a folder -> a table and a CSV. Raises OSError or ValueError."""
+    files, out = sorted(filter(Path.is_file, folder.glob("*.py"))), out or folder / "class.csv"
+    if not files:
+        raise FileNotFoundError(f"{str(folder)!r} is not a folder with .py files")
+    must_be_new(out, overwrite)
+    seconds, rows = limit(), []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        results = pool.map(lambda path: [*graded(path, names, seconds)], files)
+        for path, result in zip(files, results, strict=True):
+            cells = [CELLS.get(state, state) for _, state, _ in result]
+            rows.append([path.name, str(cells.count(CELLS[SOLVED])), *cells])
+            say(f"{len(rows)} of {len(files)} files graded: {path.name}")
+    finally:  # also after Ctrl-C, when some are still being graded
+        STOPPED.set()
+        pool.shutdown(cancel_futures=True)
+        STOPPED.clear()
+    say(table([["file", "solved", *(str(number(name)) for name in names)], *rows]))
+    text = io.StringIO()
+    csv.writer(text).writerows([["file", "solved", *names], *rows])
+    data = text.getvalue().encode("utf-8", "backslashreplace")
+    memt.atomic_write(out, lambda file: file.write(data))
+    say(f"ok: solved, no: wrong, -: not written yet, else: why there is no verdict\n{out}")
+    return 0
+
+
+def table(rows):
+    """Lines in columns; a reason is not repeated along its line."""
+
+    def brief(row):
+        return ['"' if a == b and len(a) > 2 else b for a, b in pairwise(["", *row])]
+
+    rows = [*map(brief, rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(" ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def make_parser():
@@ -177,25 +340,39 @@ def make_parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("command", choices=["start", "check"])
-    parser.add_argument("file", type=Path)
+    parser.add_argument("command", choices=USES)
+    parser.add_argument("path", type=Path, help="the student's file; for class, a folder of them")
     parser.add_argument("exercises", nargs="*", type=matching, help="which ones (all)")
-    parser.add_argument("--overwrite", action="store_true", help="start: replace the file")
+    parser.add_argument("--overwrite", action="store_true", help="replace what was written before")
+    parser.add_argument("--out", type=Path, help="train: directory (runs/mine); class: CSV")
     return parser
 
 
-def main():
-    """Run the command -> its exit status."""
+def run(args):
+    """Run the command -> its exit status. Raises OSError or ValueError."""
+    for name in ("exercises", "out", "overwrite"):
+        used = name in USES[args.command] or not getattr(args, name)
+        memt.must(used, f"{args.command} does not use {name}")
+    wanted = {name for names in args.exercises for name in names}
+    names = [name for name in EXERCISES if name in wanted or not wanted]
+    if args.command == "class":
+        return grade_class(args.path, names, args.out, args.overwrite)
+    if args.command == "start":
+        return start(args.path, names, args.overwrite)
+    if not args.path.is_file():
+        raise FileNotFoundError(f"{args.path} is not a file")
+    if args.command == "check":
+        return check(args.path, names)
+    return train(args.path, args.out, args.overwrite)
+
+
+def main(arguments=None):
+    """Run the command (by default, of the command line) -> its exit status."""
     with contextlib.suppress(AttributeError):  # if there is no stdout
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
-    args = parser.parse_intermixed_args()
-    wanted = {name for names in args.exercises for name in names}
-    names = [name for name in EXERCISES if name in wanted or not wanted]
     try:
-        if args.command == "start":
-            return start(args.file, names, args.overwrite)
-        return check(args.file, names)
+        return run(parser.parse_intermixed_args(arguments))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

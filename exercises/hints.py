@@ -131,7 +131,7 @@ def edits(function):
     names = [name for name in names if name not in function.__globals__]
     factors = [n.right for n in nodes if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mult)]
     found = [(hint, {id(n): new}) for n in nodes for hint, new in replacements(n, names, factors)]
-    for kind in (TERM, SIGN, FACTOR):
+    for kind in (TERM, SIGN, FACTOR, AXIS):
         alike = [changes for hint, changes in found if hint is kind]
         found += [(kind, {**a, **b}) for a, b in itertools.combinations(alike, 2)]
     found.sort(key=lambda slip: slip[0] is OTHER)  # the vaguest hint comes last
