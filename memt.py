@@ -471,6 +471,9 @@ class Config:
         fits = not self.share_controller or "mem" in WIRINGS[v].roles
         must(fits, f"share_controller is True: must be False in {v}")
         must(window is None or v not in BOTTLENECKS, f"window is {window}: must be None in {v}")
+        count = param_count(self)
+        size = f"{count:,} parameters ({count / 2**28:,.0f} GiB in float32)"
+        must(count < 2**31, f"{size}: must be fewer than 2**31; reduce memory, width or hidden")
 
 
 UPDATE_PARAMS = ("wq", "wkv", "wo", "ln1_g", "ln1_b", "w1", "b1", "w2", "b2", "ln2_g", "ln2_b")

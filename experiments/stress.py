@@ -12,7 +12,6 @@
 import io
 import json
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -107,6 +106,8 @@ TINY = {"length": 2, "width": 4, "heads": 2, "hidden": 6, "layers": 1, "batch": 
 
 def peak():
     """Peak RAM of this process so far, in MB."""
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
