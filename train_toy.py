@@ -41,8 +41,10 @@ OPTIMIZERS = ("muon", "adam")
 
 TRAINING, VALIDATION, TEST, START = range(4)  # independent random streams of one seed
 VALIDATE_EVERY, VALIDATE_ON, TEST_ON, CHUNK = 25, 512, 1000, 64  # in steps; in sequences
+LESIONED_ON = 500  # the first of the test sequences
 SOLVED = 1.0  # exact match of the last two validations
-FILES = ("checkpoint.npz", "model.npz", "log.csv", "result.json", "curve.png", "attention.png")
+PICTURES = ("curve.png", "attention.png", "lesions.png")
+FILES = ("checkpoint.npz", "model.npz", "log.csv", "result.json", *PICTURES)
 
 # tokens (B, T), targets (B, R), and as in memt.model_forward: at, mask
 Batch = namedtuple("Batch", "tokens targets at mask", defaults=(None, None))
@@ -97,6 +99,9 @@ class Settings:
         positive = isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf
         must(positive, f"lr is {self.lr!r}: must be a positive float")
         must(isinstance(self.config, Config), f"config is {self.config!r}: must be a memt.Config")
+        need = step_memory(self)
+        right = "must be less than 16; reduce length, memory, batch or layers"
+        must(need < 16, f"a training step needs about {need:,.0f} GiB: {right}")
 
 
 # Defaults that differ from those of Settings and Config, by variant; chosen over several seeds.
@@ -108,6 +113,14 @@ def default_settings(variant=Config.variant, **given):
     own = {"variant": variant, **DEFAULTS.get(str(variant), {}), **given}
     of_model = {f.name: own.pop(f.name) for f in fields(Config) if f.name in own}
     return Settings(config=Config(**of_model), **own)
+
+
+def step_memory(s):
+    """About how much a training step keeps for its backward pass, in GiB."""
+    c, rows = s.config, s.config.memory + 2 * s.length
+    columns = 2 * c.memory if c.variant == "membottleneck" else rows
+    per_row = c.layers * (c.heads * columns + 12 * c.width + 2 * c.hidden) + c.symbols
+    return max(s.batch, CHUNK) * rows * per_row / 2**28
 
 
 def as_dict(s):
@@ -370,6 +383,19 @@ def mean_maps(params, config, tokens):
     return total / len(tokens)
 
 
+def without(params, config, gone):
+    """-> params, config of the model without these memory tokens; at least one must stay."""
+    kept = np.delete(np.arange(config.memory), gone)
+    return params | {"memory": params["memory"][kept]}, replace(config, memory=len(kept))
+
+
+def lesion_matrix(params, config, batch):
+    """Share of wrong outputs (0 to 1) at each slot when one memory token is removed: (M, R)."""
+    models = (without(params, config, [token]) for token in range(config.memory))
+    outputs = np.stack([evaluate(*model, batch).outputs for model in models])
+    return (outputs != batch.targets).mean(axis=1)
+
+
 def draw_curve(path, s, log):
     """Loss and accuracies against steps."""
     import matplotlib.figure
@@ -389,57 +415,90 @@ def draw_curve(path, s, log):
 
 
 def draw_map(axes, weights, M, n):
-    """One head's map (M+2n, M+2n) with its blocks named; rows are targets, columns sources."""
+    """A map (M+2n, M+2n), its blocks named; rows are targets, columns sources; grey: weight 0."""
     from matplotlib.colors import PowerNorm
 
-    axes.imshow(weights, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    axes.set_facecolor("0.8")
+    axes.imshow(np.ma.masked_equal(weights, 0), cmap="cividis", norm=PowerNorm(0.5, 0, 1))
     ticks = [(M / 2, "memory"), (M + n / 2, "symbols"), (M + 1.5 * n, "slots")][not M :]
     places, names = [place - 0.5 for place, _ in ticks], [name for _, name in ticks]
-    axes.set_xticks(places, names, fontsize=8)
-    axes.set_yticks(places, names, fontsize=8, rotation=90, va="center")
+    axes.set_xticks(places, names, fontsize=9)
+    axes.set_yticks(places, names, fontsize=9, rotation=90, va="center")
     axes.tick_params(length=0)
     for line in (axes.axhline, axes.axvline):
-        line(M + n - 0.5, color="white", lw=0.6, linestyle=":")
+        line(M + n - 0.5, color="white", lw=1)
         if M:
-            line(M - 0.5, color="white", lw=1.5)
-    blocks = {"PROCESS": (0, 0), "WRITE": (M, 0), "READ": (0, M)} if M else {}
-    for name, (x, y) in blocks.items():
-        axes.text(x, y, name, color="white", fontsize=8, weight="bold", ha="left", va="top")
+            line(M - 0.5, color="white", lw=2)
+    blocks = {"PROCESS": (0, 0), "WRITE": (M, 0), "READ": (0, M)} if n < 2 * M else {}
+    for name, (x, y) in blocks.items():  # if there is room
+        dark = {"color": "#0008", "pad": 1}
+        axes.text(x, y, name, color="white", fontsize=8, va="top", bbox=dark)
+
+
+def few_maps(maps):
+    """Maps (L, H, N, N), but means over heads, (L, 1, N, N), if there are more than 16."""
+    return maps if len(maps) * maps.shape[1] <= 16 else maps.mean(axis=1, keepdims=True)
 
 
 def draw_attention(path, s, maps):
-    """Every layer and head of maps (L, H, M+T, M+T)."""
+    """Every layer and head of maps (L, H, M+T, M+T), or the mean over heads."""
     import matplotlib.figure
 
+    maps = few_maps(maps)
     L, H = maps.shape[:2]
-    figure = matplotlib.figure.Figure(figsize=(1 + 2.9 * H, 0.7 + 3 * L), layout="constrained")
+    size = max(6.5, 1 + 2.9 * H), 0.7 + 3 * L
+    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
     grid = figure.subplots(L, H, squeeze=False)
     for (layer, head), axes in np.ndenumerate(grid):
         draw_map(axes, maps[layer, head], s.config.memory, s.length)
-        axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
+        name = f"head {head + 1}" if s.config.heads == H else "mean of heads"
+        axes.set_title(f"layer {layer + 1}, {name}", fontsize=10)
     figure.supylabel("target (the row that attends)", fontsize=10)
     figure.supxlabel("source (what it attends to)", fontsize=10)
-    title = f"{s.config.variant}, {s.task}: attention, mean over {TEST_ON} test sequences"
-    figure.suptitle(title, fontsize=11)
-    figure.colorbar(
-        grid[0, 0].images[0], ax=grid, shrink=0.6, label="attention weight (square-root scale)"
-    )
+    figure.suptitle(f"{s.config.variant}, {s.task}: mean over {TEST_ON} sequences", fontsize=12)
+    label = "attention weight (square-root scale; grey: none)"
+    figure.colorbar(grid[0, 0].images[0], ax=grid, shrink=0.9, label=label)
+    memt.atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def draw_matrix(axes, matrix):
+    """A lesion matrix (M, R), tokens sorted by the slot that each one hurts most -> its image."""
+    order = np.lexsort((matrix.argmax(axis=1), matrix.max(axis=1) < 0.05))  # harmless ones last
+    image = axes.imshow(100 * matrix[order], cmap="Oranges", vmin=0, vmax=100, aspect="auto")
+    rows, slots = (np.arange(0, size, 1 + size // 17) for size in matrix.shape)
+    axes.set_yticks(rows, order[rows] + 1)
+    axes.set_xticks(slots, slots + 1)
+    axes.set(xlabel="slot", ylabel="memory token removed")
+    axes.tick_params(length=0)
+    return image
+
+
+def draw_lesions(path, s, matrix):
+    """See lesion_matrix."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(6.5, 5), layout="constrained")
+    axes = figure.add_subplot(title=f"{s.config.variant}, {s.task}: which token holds which slot?")
+    figure.colorbar(draw_matrix(axes, matrix), label="wrong answers (%)")
     memt.atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def draw(out, s, state):
-    """Draw both pictures -> a line that says where, or that matplotlib is missing."""
-    curve, attention = out / "curve.png", out / "attention.png"
+    """Draw the pictures -> a line that says where, or that matplotlib is missing."""
+    curve, attention, lesions = paths = [out / name for name in PICTURES]
+    for stale in paths:  # of a run that this one replaced
+        stale.unlink(missing_ok=True)
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        for stale in (curve, attention):  # of a run that this one replaced
-            stale.unlink(missing_ok=True)
-        return "matplotlib is not installed: curve.png and attention.png are left out"
+        return f"matplotlib is not installed: {', '.join(PICTURES)} are left out"
     draw_curve(curve, s, state.log)
     tokens = make_batch(s, TEST_ON, TEST).tokens
     draw_attention(attention, s, mean_maps(state.params, s.config, tokens))
-    return f"pictures: {curve}, {attention}"
+    if s.config.memory > 1:  # at least one must stay
+        batch = make_batch(s, LESIONED_ON, TEST)
+        draw_lesions(lesions, s, lesion_matrix(state.params, s.config, batch))
+    return "pictures: " + ", ".join(str(path) for path in paths if path.exists())
 
 
 # ---------------------------------------------------------------- command line

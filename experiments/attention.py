@@ -173,38 +173,44 @@ def finding(rows):
     right, beside = (common.by_seed(own, name) for name in ("path", "beside"))
     heads, total, found = shape_counts(own)
     clear = common.clear(right - beside) > 0 and found / len(own) > max(0.5, heads / total)
-    claim = "What a model does is visible in the path READ·WRITE, but rarely in a single head"
+    claim = "The path READ·WRITE shows what a model does, a single head rarely"
     measured = f"Path weight from the right symbol {common.spread(right, 2)}, "
     measured += f"from another {beside.mean():.2f}"
     return [(claim, "patterns: reported; path: ours", measured, common.shown(clear))]
 
 
 def picture(file, findings, note, rows, s, maps, found):
-    """A row per layer: every head (memory sorted), and the path through what the layer writes."""
-    (L, H), M, n = maps.shape[:2], s.config.memory, s.length
-    note += f"; rows are targets, columns sources; mean over {train_toy.TEST_ON} sequences, "
-    note += "dark 0, yellow 1, square-root scale; memory sorted by mean source"
-    figure, grid = common.slide(findings, note, rows, columns=H + 1, lines=L)
-    figure.set_size_inches(max(12, 2.4 * (H + 1)), max(6.75, 1.8 + 3.2 * L))
-    maps = sort_memory(maps, written_order(maps, M, n))
+    """Left: the heads, or their mean, a row per layer; right: the path with most weight."""
+    M, n, maps = s.config.memory, s.length, train_toy.few_maps(maps)
+    L, H = maps.shape[:2]
+    note += "; rows attend to columns; grey: never attended to"
+    figure, grid = common.slide(findings, note, rows, columns=H + min(L, 2), lines=L)
+    figure.set_size_inches(max(12, 2.4 * (H + 2)), max(6.75, 2 + 2.5 * L))
+    figure.get_layout_engine().set(h_pad=0.1, wspace=0)
     for layer, head in np.ndindex(L, H):
-        axes, weights = grid[layer, head], maps[layer, head]
-        train_toy.draw_map(axes, weights, M, n)
-        title = [f"layer {layer + 1} · head {head + 1}"]
-        named = block_shapes(weights, M, n).items()
-        title += [f"{block}: {name}" for block, name in named if name != "none"]
-        axes.set_title("\n".join(title), fontsize=12)
-    for layer, axes in enumerate(grid[:, H]):
-        if layer not in found:
-            axes.text(0.5, 0.5, "written,\nnever read" if M else "no memory", ha="center")
-            axes.axis("off")
-            continue
-        part = found[layer].sum(axis=1)[n:, :n]
-        axes.imshow(part, cmap="cividis", norm=grid[0, 0].images[0].norm)
-        axes.set(xticks=[], yticks=[])
-        axes.set_xlabel("symbol", fontsize=12)
-        axes.set_ylabel("slot", fontsize=12)
-        axes.set_title(f"path, layer {layer + 1}\n{shape(part)}", fontsize=12, weight="bold")
+        axes = grid[layer, head]
+        train_toy.draw_map(axes, maps[layer, head], M, n)
+        name = f"head {head + 1}" if s.config.heads == H else "mean of heads"
+        axes.set_title(f"layer {layer + 1}, {name}", fontsize=14)
+        if head:
+            axes.set_yticks([])
+        if layer < L - 1:
+            axes.set_xticks([])
+    norm, place = grid[0, 0].images[0].norm, grid[0, 0].get_gridspec()[:, H:]
+    for axes in grid[:, H:].flat:
+        axes.remove()
+    axes = figure.add_subplot(place, xticks=[], yticks=[])
+    if not found:
+        axes.text(0.5, 0.5, "memory is\nnever read" if M else "no memory", ha="center")
+        axes.axis("off")
+    else:
+        best = max(found, key=lambda layer: on_answer(s, found[layer]))
+        part = found[best].sum(axis=1)[n:, :n]
+        image = axes.imshow(part, cmap="cividis", norm=norm)
+        figure.colorbar(image, ax=axes, location="bottom", label="weight", ticks=(0, 0.1, 0.4, 1))
+        name = shape(part).replace("none", "")
+        axes.set_title(f"path, layer {best + 1}: {name}".strip(": "), weight="bold")
+        axes.set(xlabel="input symbol", ylabel="output slot")
     common.save(figure, file)
 
 
@@ -229,9 +235,10 @@ def table(s, maps, found):
         names = block_shapes(maps[layer, head], M, n)
         for block, share in shares(maps[layer, head], M).items():
             weights = f"{share:6.1%} {expected[block]:7.1%}"
-            lines.append(f"{layer + 1:5}  {head + 1:4}  {block:<10} {weights}  {names[block]}")
+            name = names[block].replace("none", "-")
+            lines.append(f"{layer + 1:5}  {head + 1:4}  {block:<10} {weights}  {name}")
     for layer, path in found.items():
-        lines += ["", f"path through what layer {layer + 1} writes (memory not sorted)"]
+        lines += ["", f"path through what layer {layer + 1} writes"]
         lines += ["symbol  memory  slot  weight"]
         for slot, by_memory in enumerate(path[n:, :, :n], 1):
             weight = by_memory.sum(axis=0)

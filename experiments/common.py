@@ -185,6 +185,20 @@ def shown(yes):
     return "shown" if yes else "not shown"
 
 
+def least(gains):
+    """Case -> gains, one per seed -> the case with the smallest mean as text, a verdict on all."""
+    case = min(gains, key=lambda name: gains[name].mean())
+    where = [name for name, gain in gains.items() if clear(gain) > 0]
+    verdict = shown(where) if len(where) in (0, len(gains)) else f"shown for {', '.join(where)}"
+    return f"smallest gain {spread(gains[case])} points ({case})", verdict
+
+
+def markdown(*rows):
+    """Rows of cells -> a Markdown table; the first row is its head."""
+    head, *rest = (f"| {' | '.join(cells)} |\n" for cells in rows)
+    return "".join((head, "|", "---|" * len(rows[0]), "\n", *rest))
+
+
 # ---------------------------------------------------------------- running
 def start_worker():
     """Leave Ctrl-C to the parent, and exit when the parent has ended, however it ended."""
@@ -347,6 +361,15 @@ def dots(axes, y, steps, i, label=""):
     axes.set_xticks(ticks, ticks, minor=False)
     axes.minorticks_off()
     axes.yaxis.set_inverted(True)
+
+
+def bars(axes, values):
+    """A bar for each mean, a dot for each seed: name -> values (seeds,)."""
+    for x, own in enumerate(values.values()):
+        axes.bar(x, own.mean(), 0.7, color=COLORS[min(x, 1)])
+        spread_out = x + np.linspace(-0.15, 0.15, len(own))
+        axes.plot(spread_out, own, "o", color="black", markersize=5, clip_on=False)
+    axes.set_xticks(range(len(values)), values, rotation=30, ha="right", fontsize=14)
 
 
 def chance(axes):

@@ -1,4 +1,4 @@
-"""What a training step costs as T, M, width and layers grow: time, peak RAM, operations.
+"""What a training step costs as the length T grows: time and peak RAM.
 
     python -m experiments.cost
 
@@ -15,17 +15,8 @@ import memt
 from experiments import common
 
 VARIANTS = ("transformer", "memtransformer", "membottleneck")
-BASE = {"T": 1024, "memory": 8, "width": 32, "layers": 2}
-SWEEPS = {
-    "T": (64, 128, 256, 512, 1024, 2048, 4096),
-    "memory": (4, 16, 64, 256),
-    "width": (16, 32, 64, 128, 256),
-    "layers": (1, 2, 4, 8),
-}
-PANELS = (("T", "ms"), ("T", "MB"), ("T", "mflop"))
-PANELS += (("memory", "ms"), ("width", "ms"), ("layers", "ms"))
-NAMES = {"ms": "ms per step", "MB": "peak RAM (MB)", "mflop": "counted Mflop", "memory": "M"}
-FOUND = ("ms", "MB", "mflop")
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
+FOUND = ("ms", "MB")
 
 
 def config_of(job):
@@ -36,19 +27,17 @@ def config_of(job):
 
 
 def jobs(args):
-    """Every value of every sweep, with the other settings from BASE."""
+    size = {"memory": 8, "width": 32, "layers": 2}
     return [
-        {"sweep": sweep, "variant": variant, **BASE, sweep: value, "seed": seed}
+        {"variant": variant, "T": T, **size, "seed": seed}
         for seed in args.seeds
-        for sweep, values in SWEEPS.items()
-        for value in (values[:2] if args.quick else values)
+        for T in (LENGTHS[:2] if args.quick else LENGTHS)
         for variant in VARIANTS
-        if (sweep, variant) != ("memory", "transformer")
     ]
 
 
 def run(job):
-    """Median milliseconds of a step, peak RAM of its arrays in MB, millions of operations."""
+    """Median milliseconds of a step, and peak RAM of its arrays in MB."""
     config, T, rng = config_of(job), job["T"], np.random.default_rng(job["seed"])
     params = memt.init_params(config, rng)
     tokens, at = rng.integers(config.symbols + 1, size=(1, T)), slice(T // 2, T)
@@ -62,20 +51,19 @@ def run(job):
     memt.loss_and_grads(params, tokens, targets, config, at)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    mflop = 3 * common.flops(config, T, T - T // 2) / 1e6
-    return {"ms": 1e3 * float(np.median(times)), "MB": peak / 1e6, "mflop": mflop}
+    return {"ms": 1e3 * float(np.median(times)), "MB": peak / 1e6}
 
 
-def curve(rows, sweep, variant, column):
-    """-> x (n,), values (seeds, n) of one line."""
-    own = [row for row in rows if (row["sweep"], row["variant"]) == (sweep, variant)]
-    x = sorted({int(row[sweep]) for row in own})
-    return np.array(x), np.array([common.by_seed(own, column, **{sweep: v}) for v in x]).T
+def curve(rows, variant, column):
+    """-> T (n,), values (seeds, n)."""
+    own = [row for row in rows if row["variant"] == variant]
+    x = sorted({int(row["T"]) for row in own})
+    return np.array(x), np.array([common.by_seed(own, column, T=T) for T in x]).T
 
 
 def exponent(rows, variant, column):
     """Exponent of the growth with T ≥ 256 (or the last two): the log-log slope for each seed."""
-    x, values = curve(rows, "T", variant, column)
+    x, values = curve(rows, variant, column)
     large = x >= min(256, x[-2])
     return np.polyfit(np.log(x[large]), np.log(values[:, large]).T, 1)[0]
 
@@ -92,36 +80,20 @@ def finding(rows):
 
 
 def draw(rows, out):
-    """Above: time, peak RAM and operations against T; below: time against M, width and layers."""
-    note = "one sequence per step; width 32, M = 8, 2 layers, T = 1024 unless varied; dotted: "
-    note += "counted operations, scaled to the last point"
-    figure, grid = common.slide(finding(rows), note, rows, columns=3, lines=2)
-    for axes, (sweep, column) in zip(grid.flat, PANELS, strict=True):
-        draw_panel(axes, rows, sweep, column)
-    legend = grid[0, 0].get_legend_handles_labels()
-    grid[1, 0].legend(*legend, fontsize=12, loc=(0.03, 0.25), frameon=False)
+    """Time and peak RAM against T; a memtransformer costs what a transformer costs."""
+    note = "one sequence per step; width 32, M = 8, 2 layers; both axes logarithmic"
+    figure, ((*grid,),) = common.slide(finding(rows), note, rows, columns=2)
+    for axes, column, title in zip(grid, FOUND, ("ms per step", "peak RAM (MB)"), strict=True):
+        for variant, width in zip(VARIANTS, (9, 3, 4), strict=True):
+            x, values = curve(rows, variant, column)
+            color = common.VARIANT_COLORS[variant] if width < 9 else "0.75"
+            axes.plot(x, values.mean(axis=0), color=color, lw=width, marker="o", label=variant)
+        axes.set(xscale="log", yscale="log", xlabel="length T", title=title)
+        axes.set_xticks(x, map(str, x), fontsize=14)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    grid[0].legend(loc="upper left")
     common.save(figure, out / "cost.png")
-
-
-def draw_panel(axes, rows, sweep, column):
-    """One sweep, a line for each variant."""
-    from matplotlib.ticker import LogLocator
-
-    for variant in VARIANTS[sweep == "memory" :]:
-        x, values = curve(rows, sweep, variant, column)
-        mean, color = values.mean(axis=0), common.VARIANT_COLORS[variant]
-        axes.plot(x, mean, color=color, marker="o", markersize=6, label=variant)
-        if column == "ms":
-            counted = curve(rows, sweep, variant, "mflop")[1][0]
-            axes.plot(x, counted / counted[-1] * mean[-1], color=color, linestyle=":", lw=1.5)
-    axes.set(xscale="log", yscale="log", xlabel=NAMES.get(sweep, sweep))
-    axes.set_ylabel(NAMES[column], fontsize=14)
-    ticks = x[:: 2 if len(x) > 5 else 1]
-    axes.set_xticks(ticks, map(str, ticks))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.tick_params(labelsize=13)
 
 
 if __name__ == "__main__":

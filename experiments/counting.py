@@ -1,9 +1,17 @@
-"""Memory as a yardstick: counting without positions, where the length varies.
+"""Memory as a yardstick: counting, where the length of the input varies.
 
 Ours. At every symbol, the answer is how often it occurs elsewhere (`occurs`), or how often the next
 one of the alphabet does (`follows`). Without positions and memory, a Transformer sees proportions
-only (tests/test_model.py). A memory row is there once, whatever the length; so is a blank.
+only (tests/test_model.py). A memory row is there once, whatever the length; so is a blank in front
+of the input. Every model has the better of two learning rates, chosen on other seeds:
+
+    python -m experiments.counting --seeds 100-101    # both rates: see RATES
+    python -m experiments.counting --seeds 0-7        # as committed
 """
+
+import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,33 +19,53 @@ import memt
 import train_toy
 from experiments import common
 
-SYMBOLS, LONGEST, TESTED_ON = {"occurs": 4, "follows": 10}, 20, 64  # of each length
-BASE = {"memory": 0, "hidden": 32, "layers": 1, "blanks": 0}
-MODELS = {  # the baselines have more parameters, and more compute, than one memory row adds
-    "M = 0": BASE,
-    "M = 1": BASE | {"memory": 1},
-    "M = 4": BASE | {"memory": 4},
-    "wider": BASE | {"hidden": 72},
-    "deeper": BASE | {"layers": 2},
-    "blank row": BASE | {"blanks": 1},
+SYMBOLS, LENGTHS, TESTED_ON = {"occurs": 4, "follows": 10}, range(2, 21), 64  # of each length
+LOOK_AT = (5, 10, 20, 25, 30, 40)  # lengths, the last three beyond the trained ones
+BASE = {"memory": 0, "blanks": 0, "width": 16, "hidden": 32, "layers": 1}
+MODELS = {f"M = {M}": BASE | {"memory": M} for M in (0, 1, 2, 4, 8, 16)} | {
+    "hidden 40": BASE | {"hidden": 40},  # more parameters than M = 16
+    "hidden 72": BASE | {"hidden": 72},  # more operations than M = 4
+    "width 20": BASE | {"width": 20},  # more of both than M = 4
+    "two layers": BASE | {"layers": 2},
+    "1 blank": BASE | {"blanks": 1},
+    "4 blanks": BASE | {"blanks": 4},
 }
-RATES = (4e-3, 8e-3)
-FOUND = ("accuracy", "parameters")
+PLAIN = ("M = 0", "hidden 40", "hidden 72", "width 20", "two layers")
+CHOSEN_ON, TRIED = (100, 101), (4, 8)  # seeds; learning rates × 1000
+RATES = {  # task, positions -> the better rate × 1000 of each model, in the order of MODELS
+    ("occurs", False): (4, 8, 8, 8, 8, 8, 4, 8, 4, 4, 4, 8),
+    ("occurs", True): (8, 8, 4, 4, 4, 4, 4, 4, 4, 4, 8, 8),
+    ("follows", False): (8, 4, 4, 4, 4, 8, 8, 8, 4, 4, 4, 4),
+    ("follows", True): (4, 8, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
+}
+# run -> models, steps, lengths; "one length" is only done without positions
+RUNS = {"main": (tuple(MODELS), 2000, LENGTHS)}
+RUNS |= {
+    "longer": (("M = 0", "M = 1"), 6000, LENGTHS),
+    "one length": (("M = 0", "M = 1"), 2000, (20,)),
+}
+FOUND = ("parameters", "flops", "accuracy", "by_length", "removed", "yardstick")
 
 
 def jobs(args):
-    steps = 30 if args.quick else 2000
-    return [
-        {"task": task, "model": name, **model, "steps": steps, "lr": lr, "seed": seed}
-        for seed in args.seeds
-        for task in SYMBOLS
-        for name, model in MODELS.items()
-        for lr in (RATES[:1] if args.quick else RATES)
-    ]
+    found = []
+    for seed, (task, positions) in itertools.product(args.seeds, RATES):
+        chosen = dict(zip(MODELS, RATES[task, positions], strict=True))
+        for run in (
+            ("main",) if seed in CHOSEN_ON else RUNS if not positions else ("main", "longer")
+        ):
+            models, steps, _ = RUNS[run]
+            for name in models:
+                job = {"run": run, "task": task, "positions": positions, "model": name}
+                job |= {**MODELS[name], "steps": 30 if args.quick else steps, "seed": seed}
+                rates = TRIED if seed in CHOSEN_ON else (chosen[name],)
+                found += [job | {"lr": rate / 1000} for rate in rates]
+    return found
 
 
+# ---------------------------------------------------------------- the tasks
 def answers(task, x):
-    """Symbols (B, n) -> counts (B, n), 0 to 19: of the other equal ones, or of the next one."""
+    """Symbols (B, n) -> counts (B, n): of the other equal ones, or of the next one."""
     if task == "occurs":
         return (x[:, :, None] == x[:, None]).sum(axis=2) - 1
     return (x[:, None] == (x[:, :, None] + 1) % SYMBOLS[task]).sum(axis=2)
@@ -51,68 +79,183 @@ def batch(job, size, n, rng):
     return train_toy.Batch(tokens, answers(job["task"], x), slice(blanks, None))
 
 
+def proportions_only(task, symbols):
+    """The best accuracy (0 to 1) of someone who sees, at each symbol, only all proportions.
+
+    The counts that are not 0 are g × r, where r has no common factor. For each r, the most probable
+    g is guessed. In `follows`, 0 is right for whoever has no next symbol, whatever g is.
+    """
+    wrong = 0
+    for total in range(1, LENGTHS[-1] // 2 + 1):
+        for r in partitions(total, total):
+            if math.gcd(*r) == 1 and len(r) <= symbols:
+                counts = ([g * c for c in r] for g in range(1, LENGTHS[-1] // total + 1))
+                chances = [chance(c, symbols) for c in counts if sum(c) in LENGTHS]
+                depends = (len(r) - 1) / (symbols - 1) if task == "follows" else 1
+                wrong += depends * (sum(chances) - max(chances)) / len(LENGTHS)
+    return 1 - wrong
+
+
+def partitions(total, most):
+    """Every way to write total as a sum, largest first, of numbers from 1 to most."""
+    if total == 0:
+        yield ()
+    for first in range(min(total, most), 0, -1):
+        yield from ((first, *rest) for rest in partitions(total - first, first))
+
+
+def chance(counts, symbols):
+    """The probability that a sequence of their length has these counts, in any order, and 0."""
+    orders = math.factorial(sum(counts)) // math.prod(map(math.factorial, counts))
+    alike = math.prod(math.factorial(counts.count(c)) for c in set(counts))
+    return orders * math.perm(symbols, len(counts)) // alike / symbols ** sum(counts)
+
+
+# ---------------------------------------------------------------- one run
 def run(job):
+    """Train and test. Accuracies are from 0 to 1: over LENGTHS; at each of LOOK_AT; over LENGTHS
+    after all memory tokens are removed from the trained model.
+    """
     variant = "memtransformer" if job["memory"] else "transformer"
-    sizes = {name: job[name] for name in ("memory", "hidden", "layers", "steps", "lr", "seed")}
-    sizes |= {"symbols": SYMBOLS[job["task"]], "outputs": LONGEST, "width": 16, "heads": 4}
-    s = train_toy.default_settings(variant, **sizes, positions=False)
+    sizes = {name: job[name] for name in (*BASE, "steps", "lr", "seed") if name != "blanks"}
+    sizes |= {"symbols": SYMBOLS[job["task"]], "outputs": LENGTHS[-1], "heads": 4}
+    s = train_toy.default_settings(variant, **sizes, positions=job["positions"])
+    lengths = RUNS[job["run"]][2]
 
     def batches(size, stream, step):
         rng = np.random.default_rng([job["seed"], stream, step])
-        return batch(job, size, int(rng.integers(2, LONGEST + 1)), rng)
+        n = rng.choice(lengths) if stream == train_toy.TRAINING else LENGTHS[-1]
+        return batch(job, size, n, rng)  # solved: when right on the longest
 
     state = train_toy.start(s)
     for _ in train_toy.training(s, state, batches):
         pass
     rng = np.random.default_rng([job["seed"], train_toy.TEST])
-    tests = (batch(job, TESTED_ON, n, rng) for n in range(2, LONGEST + 1))
-    right = [train_toy.evaluate(state.params, s.config, test).symbol for test in tests]
-    return {"accuracy": float(np.mean(right)), "parameters": memt.param_count(s.config)}
+    tests = {n: batch(job, TESTED_ON, n, rng) for n in (*LENGTHS, *LOOK_AT[-3:])}
+
+    def right(params, config, lengths):
+        return [accuracy(params, config, tests[n]) for n in lengths]
+
+    counts = memt.param_count(s.config), common.flops(s.config, job["blanks"] + 20, 20)
+    plain = state.params | {"memory": state.params["memory"][:0]}
+    removed = right(plain, replace(s.config, variant="transformer", memory=0), lengths)
+    mean = float(np.mean(right(state.params, s.config, lengths)))
+    values = (mean, right(state.params, s.config, LOOK_AT), float(np.mean(removed)))
+    fits = yardstick(state.params, s.config, job, [tests[n] for n in LENGTHS])
+    return dict(zip(FOUND, (*counts, *values, fits), strict=True))
 
 
-def accuracies(rows, task, model):
-    """Accuracy for each seed (%), at the rate that is best for the mean of the other seeds."""
-    rates = dict.fromkeys(row["lr"] for row in rows)
-    by_rate = [common.by_seed(rows, "accuracy", task=task, model=model, lr=lr) for lr in rates]
-    table = 100 * np.array(by_rate)  # rates, seeds
-    others = table.sum(axis=1, keepdims=True) - table
-    return np.take_along_axis(table, others.argmax(axis=0)[None], axis=0)[0]
+def accuracy(params, config, test):
+    """Of a Batch, 0 to 1; a count that has no output (beyond the trained lengths) is wrong."""
+    logits, _ = memt.model_forward(params, test.tokens, config, test.at)
+    return float((logits.argmax(axis=2) == test.targets).mean())
+
+
+def yardstick(params, config, job, tests):
+    """R² per head of layer 1: weight on the rows that are always there, as k / (k + count)."""
+    always, weights, counts = config.memory + job["blanks"], [], []
+    for test in tests:
+        _, cache = memt.model_forward(params, test.tokens, config)
+        rows = memt.attention_maps(cache)[0, :, :, always:, :always].sum(axis=3)  # B, H, n
+        weights.append(rows.swapaxes(0, 1).reshape(config.heads, -1))
+        counts.append(test.targets.ravel() + (job["task"] == "occurs"))  # it attends to itself
+    weights, counts = np.hstack(weights), np.hstack(counts)
+    k = np.geomspace(0.01, 100, 100)[:, None, None]
+    with np.errstate(all="ignore"):  # no such rows: all weights are 0
+        fits = 1 - ((weights - k / (k + counts)) ** 2).mean(axis=2) / weights.var(axis=1)
+    return np.nan_to_num(fits.max(axis=0), nan=0, neginf=0).tolist()
+
+
+# ---------------------------------------------------------------- what was found
+def of(rows, column, task, positions, model, run="main"):
+    """A column of the runs of one kind, for each seed."""
+    own = {"task": task, "positions": positions, "model": model, "run": run}
+    return common.by_seed(rows, column, **own)
+
+
+def accuracies(rows, *kind):
+    """In %, one per seed."""
+    return 100 * of(rows, "accuracy", *kind)
+
+
+def gains(rows, positions, others):
+    """Task -> M = 1 minus the best of the other models (by its mean), in percentage points."""
+    found = {}
+    for task in SYMBOLS:
+        best = max((accuracies(rows, task, positions, name) for name in others), key=np.mean)
+        found[task] = accuracies(rows, task, positions, "M = 1") - best
+    return found
 
 
 def finding(rows):
-    gains, gaps = [], []
-    for task in SYMBOLS:
-        one = accuracies(rows, task, "M = 1")
-        plain = (accuracies(rows, task, name) for name in ("M = 0", "wider", "deeper"))
-        gains.append(one - max(plain, key=np.mean))
-        gaps.append(one - accuracies(rows, task, "blank row"))
-    texts = []
-    for values in (gains, gaps):
-        both = zip(SYMBOLS, map(common.spread, values), strict=True)
-        texts.append(", ".join(f"{task} {text}" for task, text in both) + " points")
-    shown = [common.shown(min(map(common.clear, values)) > 0) for values in (gains, gaps)]
+    questions = {
+        "Without positions, one memory row counts better than any plain model": (False, PLAIN),
+        "With positions, too": (True, PLAIN),
+        "Without positions, one memory row counts better than one blank row": (False, ("1 blank",)),
+    }
+    found = []
+    for claim, question in questions.items():
+        measured, verdict = common.least(gains(rows, *question))
+        found.append((claim, "ours", f"M = 1: {measured}", verdict))
+    return found
+
+
+def details(rows):
+    """Two Markdown tables for experiments/README.md."""
+    kinds = [(task, positions) for task in SYMBOLS for positions in (False, True)]
+    names = [(name, "main") for name in MODELS]
+    names += [(name, run) for run in ("longer", "one length") for name in RUNS[run][0]]
+    table = [("accuracy (%)", "occurs", "occurs, positions", "follows", "follows, positions")]
+    for name, run in names:
+        cells = [accuracies(rows, *kind, name, run) for kind in kinds]
+        label = name if run == "main" else f"{name}, {run}"
+        table.append((label, *(common.spread(cell) if len(cell) else "" for cell in cells)))
+    return common.markdown(*table) + "\n" + common.markdown(*inside(rows))
+
+
+def inside(rows):
+    """M = 0 and M = 1 without positions: a table of what was measured inside and beyond."""
+    models = [(task, False, name) for task in SYMBOLS for name in ("M = 0", "M = 1")]
+    at = [100 * of(rows, "by_length", *model).T for model in models]
+    removed = [100 * of(rows, "removed", *model) for model in models]
+    fits = [of(rows, "yardstick", *model) for model in models]
+    bounds = [f"{100 * proportions_only(*task):.1f}" for task in SYMBOLS.items()]
     return [
-        ("Without positions, one memory row counts better than plain models do", "ours",
-         f"M = 1 minus the best plain model: {texts[0]}", shown[0]),
-        ("A memory row counts better than a blank row in front of the input", "ours",
-         f"M = 1 minus the blank row: {texts[1]}", shown[1]),
-    ]  # fmt: skip
+        ("no positions", *(f"{task}, {name}" for task, _, name in models)),
+        *((f"{n} symbols", *(common.spread(x[i]) for x in at)) for i, n in enumerate(LOOK_AT)),
+        ("all memory removed", *map(common.spread, removed)),
+        ("heads: k / (k + count), R² > 0.9", *(f"{(x > 0.9).sum()} of {x.size}" for x in fits)),
+        ("best from proportions alone", bounds[0], "", bounds[1], ""),
+    ]
 
 
 def draw(rows, out):
-    """A panel per task; a bar for the mean, a dot per seed."""
-    note = f"no positions, no slots; lengths 2 to {LONGEST}; width 16, 4 heads, {rows[0]['steps']} "
-    note += "steps; wider: hidden 72; deeper: two layers; the better of two learning rates"
-    figure, grid = common.slide(finding(rows), note, rows, columns=2, sharey=True)
-    for axes, task in zip(grid[0], SYMBOLS, strict=True):
-        for x, name in enumerate(MODELS):
-            values, color = accuracies(rows, task, name), common.COLORS[name[0] == "M" and x > 0]
-            axes.bar(x, values.mean(), 0.7, color=color)
-            dots = x + np.linspace(-0.15, 0.15, len(values))
-            axes.plot(dots, values, "o", color="black", markersize=5, clip_on=False)
-        axes.set_xticks(range(len(MODELS)), MODELS, rotation=30, ha="right", fontsize=14)
-        axes.set_title(task)
-    grid[0, 0].set(ylabel="accuracy (%)", ylim=(0, 103))
+    """A panel per task, without and with positions: accuracy against M, other models as lines."""
+    memory = [name for name in MODELS if name.startswith("M")]
+    note = f"lengths 2 to 20; width 16, 4 heads, one layer, {rows[0]['steps']} steps; mean and 95% "
+    note += "confidence interval; plain: same size, hidden 40 or 72, width 20, two layers"
+    figure, grid = common.slide(finding(rows)[:2], note, rows, 2, 2, sharey="row", sharex=True)
+    style = {"color": common.COLORS[0], "marker": "o", "ms": 9, "capsize": 6}
+    for (task, positions), axes in zip(RATES, grid.T.ravel(), strict=True):
+
+        def of_model(name, kind=(task, positions)):
+            return accuracies(rows, *kind, name)
+
+        means, halves = ([f(of_model(name)) for name in memory] for f in (np.mean, common.interval))
+        axes.errorbar(range(len(memory)), means, halves, label="memory", **style)
+        plain = [of_model(name).mean() for name in PLAIN]
+        axes.axhspan(min(plain), max(plain), color="0.6", alpha=0.5, lw=0, label="plain models")
+        for name, line in (("1 blank", "--"), ("4 blanks", ":")):
+            look = {"color": common.COLORS[1], "linestyle": line, "label": f"{name} in front"}
+            axes.axhline(of_model(name).mean(), **look)
+        axes.set_xticks(range(len(memory)), [name[4:] for name in memory])
+        axes.set_title(f"{task}, {'with' if positions else 'no'} positions")
+    grid[0, 0].set_ylim(0, 104)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy (%)")
+    for axes in grid[1]:
+        axes.set_xlabel("memory tokens M")
+    grid[0, 0].legend(loc="center right", fontsize=14)
     common.save(figure, out / "counting.png")
 
 

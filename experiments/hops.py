@@ -55,21 +55,21 @@ def finding(rows):
 
 
 def draw(rows, out):
-    """A bar for the mean, a dot per seed, the reach as text."""
-    note = f"reverse, M = 16, at most {rows[0]['steps']} steps; reach: share of "
+    """A line for each variant; at the first point, its reach."""
+    note = f"reverse, M = 16, at most {rows[0]['steps']} steps; reach, with one layer: share of "
     note += "(input, slot) pairs in which changing the input changes the output"
     figure, ((axes,),) = common.slide(finding(rows), note, rows)
-    for (variant, layers), own in common.group(rows, "variant", "layers").items():
-        x = int(layers) + 0.4 * VARIANTS.index(variant) - 0.2
-        values = 100 * common.numbers(own, "symbol")
-        axes.bar(x, values.mean(), 0.38, color=common.VARIANT_COLORS[variant])
-        dots = x + np.linspace(-0.08, 0.08, len(values))
-        axes.plot(dots, values, "o", color="black", markersize=6, clip_on=False)
-        text = f"{variant}\nreach {100 * common.numbers(own, 'reach').mean():.0f}%"
-        axes.text(x, 18, text, ha="center", va="bottom", rotation=90, weight="bold")
+    for i, variant in enumerate(VARIANTS):
+        own = {"variant": variant}
+        values = [100 * common.by_seed(rows, "symbol", layers=L, **own) for L in LAYERS]
+        style = {"color": common.VARIANT_COLORS[variant], "lw": 10 - 5 * i}
+        common.line(axes, LAYERS, np.transpose(values), i, **style, markersize=20 - 6 * i)
+        reach = 100 * common.by_seed(rows, "reach", layers=1, **own).mean()
+        text, place = f"{variant}: reach {reach:.0f}%", (36, 8 - 36 * i)
+        axes.annotate(text, (1, values[0].mean()), place, textcoords="offset points")
     common.chance(axes)
     axes.set(xticks=LAYERS, xlabel="layers", ylabel="symbol accuracy (%)")
-    axes.set(ylim=(0, 103), xlim=(0.35, 3.45))
+    axes.set(ylim=(0, 108), xlim=(0.8, 3.2))
     common.save(figure, out / "hops.png")
 
 

@@ -1,123 +1,82 @@
 """Lesions (also called ablations): what does a trained model lose when memory tokens are removed?
 
-The question is the paper's; the setting is ours. Tokens are removed one by one, in random order or
-most used first, or replaced one by one with noise or with the mean of all tokens. At least one is
-never removed, since the sequence of a membottleneck attends to memory only.
+The question is the paper's; the setting is ours. Each token is removed alone; then one by one, in
+random order. At least one stays, since the sequence of a bottleneck attends to memory only.
 """
-
-from dataclasses import replace
 
 import numpy as np
 
-import memt
 import train_toy
-from experiments import attention, common
+from experiments import common
 
-VARIANTS = ("memtransformer", "memctrl", "membottleneck")
-WAYS = {
-    "random": "removed, random order",
-    "used": "removed, most used first",
-    "noise": "replaced with noise",
-    "mean": "replaced with the mean",
-}
-ORDERS, LESIONED_ON = 3, 500  # random orders, averaged; test sequences
-FOUND = (*common.SCORES, "read", "lesioned_on", *WAYS)
+VARIANTS = {"memtransformer": {}, "memctrl": {}, "membottleneck": {}}
+VARIANTS |= {"masked": {"layers": 3, "memory": 16}}
+ORDERS = 3  # random orders, averaged
+FOUND = (*common.SCORES, "matrix", "removed", "lesioned_on")
 
 
 def jobs(args):
     steps, tasks = (30, ("copy",)) if args.quick else (3000, ("copy", "reverse"))
     return [
-        common.toy_job(v, task=task, steps=steps, seed=seed)
+        common.toy_job(v, task=task, steps=steps, seed=seed, **own)
         for seed in args.seeds
         for task in tasks
-        for v in VARIANTS
+        for v, own in VARIANTS.items()
     ]
 
 
-def use(params, config, tokens):
-    """The mean READ weight that a sequence row gives to each memory token, (M,)."""
-    M = config.memory
-    return train_toy.mean_maps(params, config, tokens)[:, :, M:, :M].mean(axis=(0, 1, 2))
+LESIONED_ON = train_toy.LESIONED_ON  # this and keep: only until page.py uses train_toy's
 
 
 def keep(params, config, tokens):
-    """-> params and configuration with only these memory tokens (k,), in their original order."""
-    kept = params | {"memory": params["memory"][np.sort(tokens)]}
-    return kept, replace(config, memory=len(tokens))
-
-
-def exchange(params, tokens, rows):
-    """-> params in which these memory tokens (k,) are replaced with those of `rows` (M, C)."""
-    memory = params["memory"].copy()
-    memory[tokens] = rows[tokens]
-    return params | {"memory": memory}
+    return train_toy.without(params, config, np.delete(np.arange(config.memory), tokens))
 
 
 def removed(params, config, batch, order):
     """Symbol accuracy after the first 0, 1, … M-1 tokens of the order are removed."""
-    lesioned = (keep(params, config, order[k:]) for k in range(len(order)))
+    lesioned = (train_toy.without(params, config, order[:k]) for k in range(len(order)))
     return [train_toy.evaluate(*model, batch).symbol for model in lesioned]
 
 
-def replaced(params, config, batch, order, rows):
-    """Symbol accuracy after the first 0, 1, … M tokens of the order are replaced."""
-    lesioned = (exchange(params, order[:k], rows) for k in range(len(order) + 1))
-    return [train_toy.evaluate(params, config, batch).symbol for params in lesioned]
-
-
 def run(job):
-    """Train, then damage: symbol accuracy by number of tokens lost; `read` is the sum of `use`.
-
-    Noise is normal, with the mean and standard deviation of the model's memory.
-    """
+    """Train, then remove. `matrix`: train_toy.lesion_matrix, row by row; `removed`: the mean."""
     s, state = common.train(job)
-    batch = train_toy.make_batch(s, LESIONED_ON, train_toy.TEST)
-    model, memory = (state.params, s.config, batch), state.params["memory"]
-    used = use(state.params, s.config, batch.tokens)
-    rng = np.random.default_rng([s.seed, 4])
-    orders = [rng.permutation(len(memory)) for _ in range(ORDERS)]
-    noise = memory.mean() + memory.std() * rng.standard_normal((ORDERS, *memory.shape))
-    mean = np.broadcast_to(memory.mean(axis=0), memory.shape)
-    curves = (
-        [removed(*model, order) for order in orders],
-        [removed(*model, np.argsort(-used))],
-        [replaced(*model, *pair) for pair in zip(orders, noise, strict=True)],
-        [replaced(*model, order, mean) for order in orders],
-    )
-    means = (np.mean(curve, axis=0).tolist() for curve in curves)
-    found = {"read": float(used.sum()), "lesioned_on": LESIONED_ON}
-    return common.scores(s, state) | found | dict(zip(WAYS, means, strict=True))
+    batch = train_toy.make_batch(s, train_toy.LESIONED_ON, train_toy.TEST)
+    model, rng = (state.params, s.config, batch), np.random.default_rng([s.seed, 4])
+    curves = [removed(*model, rng.permutation(s.config.memory)) for _ in range(ORDERS)]
+    found = {"matrix": train_toy.lesion_matrix(*model).ravel().tolist()}
+    found |= {"removed": np.mean(curves, axis=0).tolist(), "lesioned_on": len(batch.tokens)}
+    return common.scores(s, state) | found
 
 
 def finding(rows):
     only, beside = (
-        100 * common.by_seed(rows, "random", variant=v)[:, -1]
+        100 * common.by_seed(rows, "removed", variant=v)[:, -1]
         for v in ("membottleneck", "memtransformer")
     )
-    claim = "A model whose only path is memory relies on it more than one with other paths"
-    measured = "Symbol accuracy with nine of ten memory tokens removed: membottleneck "
-    measured += f"{common.spread(only)}%, memtransformer {beside.mean():.1f}%"
+    claim = "A model whose only path is memory relies on it more than others"
+    measured = f"Nine of ten tokens removed: membottleneck {common.spread(only)}% right, "
+    measured += f"memtransformer {beside.mean():.1f}%"
     verdict = common.shown(common.clear(beside - only) > 0)
     return [(claim, "question: paper; setting: ours", measured, verdict)]
 
 
 def draw(rows, out):
-    """A panel per variant, a line per kind of lesion, both tasks together."""
-    note = "copy and reverse, M = 10, trained until solved; "
-    note += f"{rows[0]['lesioned_on']} test sequences; "
-    note += "READ: share of a sequence row's attention, and that of uniform attention"
-    figure, grid = common.slide(finding(rows), note, rows, columns=3, sharey=True)
-    for axes, ((variant,), own) in zip(grid[0], common.group(rows, "variant").items(), strict=True):
-        for i, (way, label) in enumerate(WAYS.items()):
-            values = 100 * common.numbers(own, way)
-            common.line(axes, range(values.shape[1]), values, i, label=label)
-        read = 100 * common.numbers(own, "read").mean()
-        uniform = attention.shares(attention.uniform(memt.Config(variant=variant), 20), 10)["READ"]
-        axes.set_title(f"{variant}\nREAD {read:.0f}%, uniform {100 * uniform:.0f}%")
-        common.chance(axes)
-        axes.set(xlabel="tokens lost (of 10)", ylim=(0, 103), xticks=range(0, 11, 2))
-    grid[0, 0].set_ylabel("symbol accuracy (%)")
-    grid[0, 0].legend(loc=(0.02, 0.1), fontsize=14, frameon=False)
+    """The lesion matrix of the first seed's models that reverse; their means count all runs."""
+    seed = rows[0]["seed"]
+    note = f"one model each: reverse, seed {seed}, {rows[0]['lesioned_on']} test sequences; tokens "
+    note += "sorted by the slot that needs them most; % wrong: mean over copy and reverse"
+    figure, ((*grid,),) = common.slide(finding(rows), note, rows, columns=len(VARIANTS))
+    for axes, variant in zip(grid, VARIANTS, strict=True):
+        own = {"variant": variant}
+        matrix = common.by_seed(rows, "matrix", task="reverse", **own)[0]
+        image = train_toy.draw_matrix(axes, matrix.reshape(-1, int(rows[0]["length"])))
+        wrong = 100 * common.by_seed(rows, "matrix", **own).mean()
+        axes.set_title(f"{variant}\n{wrong:.1f}% wrong")
+        axes.tick_params(labelsize=12)
+    for axes in grid[1:]:
+        axes.set_ylabel("")
+    figure.colorbar(image, ax=grid, label="wrong answers (%)")
     common.save(figure, out / "lesions.png")
 
 

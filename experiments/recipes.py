@@ -66,6 +66,18 @@ def finding(rows):
     return [(claim, "ours", measured, yes)]
 
 
+def details(rows):
+    """Median steps (unsolved: all) and solved runs: a Markdown table for experiments/README.md."""
+    table = [("case", "Muon: steps", "solved", "Adam: steps", "solved")]
+    most = int(rows[0]["steps"])
+    for case in CASES:
+        table.append([case])
+        for optimizer in train_toy.OPTIMIZERS:
+            taken = of_case(rows, "taken", optimizer, case)
+            table[-1] += [f"{np.median(taken):,.0f}", f"{(taken < most).sum()} of {len(taken)}"]
+    return common.markdown(*table)
+
+
 def draw(rows, out):
     """A dot for each run, a bar for the geometric mean."""
     note = f"membottleneck, otherwise as in the default run; at most {rows[0]['steps']} steps; "

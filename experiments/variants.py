@@ -7,13 +7,12 @@ does not show that memory helps: it shows how many steps a path through memory c
 import numpy as np
 
 import memt
-import train_toy
 from experiments import common
 
 # the masked variant reads one layer after it writes, so it gets one more layer, and more memory
 OWN = {"masked": {"layers": 3, "memory": 16}}
 GOAL = 0.99  # exact match
-FOUND = ("goal", "curve", *common.SCORES)
+FOUND = ("goal", *common.SCORES)
 
 
 def jobs(args):
@@ -27,19 +26,21 @@ def jobs(args):
 
 
 def run(job):
-    """Train and test; `goal` is the first step validated with exact match GOAL, empty if none.
-
-    `curve`: the exact match of every validation, one per train_toy.VALIDATE_EVERY steps.
-    """
+    """Train and test; `goal` is the first step validated with exact match GOAL, empty if none."""
     s, state = common.train(job)
     goal = next((step for step, _, _, exact in state.log if exact >= GOAL), None)
-    return {"goal": goal, "curve": [row[3] for row in state.log], **common.scores(s, state)}
+    return {"goal": goal, **common.scores(s, state)}
+
+
+def reached(rows):
+    """The same rows; for a run that did not reach GOAL, with all its steps."""
+    return [row | {"goal": row["goal"] or row["steps"]} for row in rows]
 
 
 def finding(rows):
-    reached = [row | {"goal": row["goal"] or row["steps"]} for row in rows]
     slow, fast = (
-        common.by_seed(reached, "goal", variant=v) for v in ("membottleneck", "memtransformer")
+        common.by_seed(reached(rows), "goal", variant=v)
+        for v in ("membottleneck", "memtransformer")
     )
     learned = all(row["goal"] for row in rows)
     claim = "All variants learn copy and reverse; a bottleneck needs more steps"
@@ -48,34 +49,18 @@ def finding(rows):
     return [(claim, "variants: paper (masked: ours); steps: ours", measured, verdict)]
 
 
-def curves(rows):
-    """Exact match in %, (rows, validations); a run that has stopped keeps its last value."""
-    found = [np.array(row["curve"].split(), float) for row in rows]
-    longest = max(map(len, found))
-    return 100 * np.array([np.pad(c, (0, longest - len(c)), "edge") for c in found])
-
-
-def goal_text(rows):
-    """Mean number of steps to GOAL, and how many runs reached it if not all did."""
-    goals = [int(row["goal"]) for row in rows if row["goal"]]
-    mean = f"{np.mean(goals):.0f}" if goals else "never"
-    return mean if len(goals) == len(rows) else f"{mean} ({len(goals)} of {len(rows)})"
-
-
 def draw(rows, out):
-    """A panel per task."""
-    note = "width 32, M = 10 (masked 16), 2 layers (masked 3); "
-    note += f"numbers: mean steps to {100 * GOAL:.0f}% exact match"
-    figure, grid = common.slide(finding(rows), note, rows, columns=2, sharey=True)
-    for axes, ((task,), of_task) in zip(grid[0], common.group(rows, "task").items(), strict=True):
-        for i, ((v,), own) in enumerate(common.group(of_task, "variant").items()):
-            values = curves(own)
-            step = train_toy.VALIDATE_EVERY * np.arange(1, values.shape[1] + 1)
-            style = {"label": f"{v}: {goal_text(own)}", "color": common.VARIANT_COLORS[v]}
-            common.line(axes, step, values, i, markersize=8, markevery=(1 + i, 6), **style)
-        axes.set(xlabel="training step", ylim=(0, 103), title=task)
-        axes.legend(loc="lower right", fontsize=14)
-    grid[0, 0].set_ylabel("exact match (%)")
+    """A panel per task: a bar for the mean of a variant, a dot for each seed."""
+    note = "width 32, M = 10 (masked 16), 2 layers (masked 3); a dot for each seed"
+    figure, grid = common.slide(finding(rows), note, rows, columns=2, sharex=True, sharey=True)
+    for axes, task in zip(grid[0], ("copy", "reverse"), strict=True):
+        for y, v in enumerate(memt.VARIANTS):
+            steps = common.by_seed(reached(rows), "goal", task=task, variant=v)
+            axes.barh(y, steps.mean(), 0.7, color=common.VARIANT_COLORS[v], alpha=0.6)
+            axes.plot(steps, y + np.linspace(-0.2, 0.2, len(steps)), "ko", markersize=7)
+        axes.set(xlabel=f"steps to {100 * GOAL:.0f}% exact match", title=task)
+        axes.set_yticks(range(len(memt.VARIANTS)), memt.VARIANTS)
+    grid[0, 0].yaxis.set_inverted(True)
     common.save(figure, out / "variants.png")
 
 

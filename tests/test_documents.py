@@ -1,7 +1,7 @@
 """The documents: their code runs and prints what they show; what they name and link to exists.
 
 `python` blocks of the documents in RUN are run in their order, in a fresh process per document. A
-`text` block right after one is its output; after `text varies`, the output may be anything.
+`text` block right after one is its output; after `text-varies`, the output may be anything.
 """
 
 import importlib.util
@@ -48,7 +48,7 @@ def examples(name):
     every = tokens(name)
     for block, after in zip(every, [*every[1:], every[0]], strict=True):
         if block.type == "fence" and block.info == "python":
-            yield block.content, {"text": after.content, "text varies": None}.get(after.info, "")
+            yield block.content, {"text": after.content, "text-varies": None}.get(after.info, "")
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -77,6 +77,14 @@ def test_commands_exist(name):
     files = set(re.findall(r"\bpy(?:thon3?)? ([\w/]+\.py)", code(name)))
     assert not {module for module in modules if importlib.util.find_spec(module) is None}
     assert not {file for file in files if not (ROOT / file).exists()}
+
+
+def test_tests_that_are_named_exist():
+    every = "\n".join(code(name) for name in DOCUMENTS)
+    named = re.findall(r'pytest "?(tests/\w+\.py::[^"\n]+)', every)
+    options = {"cwd": ROOT, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-m", "pytest", "--co", "-q", *named], **options)
+    assert named and done.returncode == 0, done.stdout
 
 
 def anchors(path):

@@ -389,13 +389,13 @@ def test_damaged_checkpoints(tmp_path_factory, name, value):
 
 # ---------------------------------------------------------------- pictures
 def test_pictures(tmp_path, monkeypatch):
-    """What matplotlib was given: the log's columns; every head's mean map, not transposed."""
+    """The log's columns; every head's mean map, not transposed; the lesion matrix, sorted."""
     s = default_settings("memctrl", **{**TINY, "layers": 3}, memory=4)
     state, figures = train_toy.start(s), []
     state.log = [(25, 2.5, 0.25, 0.125), (50, 1.5, 0.75, 0.5), (60, 0.5, 1.0, 0.875)]
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda f, *_, **__: figures.append(f))
     train_toy.draw(tmp_path, s, state)
-    curve, attention = figures
+    curve, attention, lesions = figures
     step, loss, symbol, exact = np.array(state.log).T
     right = {"loss": loss, "symbol accuracy": 100 * symbol, "exact match": 100 * exact}
     lines = {line.get_label(): line.get_xydata() for ax in curve.axes for line in ax.lines}
@@ -413,16 +413,37 @@ def test_pictures(tmp_path, monkeypatch):
         assert ax.get_title() == f"layer {layer + 1}, head {head + 1}"
         assert np.array_equal(ax.images[0].get_array(), maps[layer, head])
         assert ax.images[0].get_clim() == (0, 1) and len(ax.texts) == 3
+    drawn, _ = lesions.axes
+    labels = [int(text.get_text()) - 1 for text in drawn.get_yticklabels()]
+    matrix = train_toy.lesion_matrix(state.params, s.config, train_toy.make_batch(s, 500, TEST))
+    assert sorted(labels) == [0, 1, 2, 3]
+    assert np.allclose(drawn.images[0].get_array(), 100 * matrix[labels])
     width, height = attention.get_size_inches()
     assert width < height
     assert "target" in attention.get_supylabel() and "source" in attention.get_supxlabel()
+
+
+def test_pictures_of_many_heads_and_of_lesions(tmp_path):
+    """Over 16 heads: their mean. Tokens by the slot each hurts most, those without effect last."""
+    one = default_settings(**TINY, memory=1)  # it must stay
+    assert "lesions" not in train_toy.draw(tmp_path, one, train_toy.start(one))
+    maps = np.random.default_rng(0).random((3, 6, 5, 5))
+    assert train_toy.few_maps(maps[:2]).shape[1] == 6
+    assert np.allclose(train_toy.few_maps(maps)[:, 0], maps.mean(axis=1))
+    axes, matrix = matplotlib.figure.Figure().add_subplot(), np.zeros((4, 3))
+    matrix[[0, 1, 3], [2, 0, 1]] = 0.9, 0.3, 0.6
+    train_toy.draw_matrix(axes, matrix)
+    assert np.array_equal(axes.images[0].get_array(), 100 * matrix[[1, 3, 0, 2]])
+    assert [text.get_text() for text in axes.get_yticklabels()] == [*"2413"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [*"123"]
 
 
 @pytest.mark.parametrize("M", [0, 4])
 def test_names_and_borders_of_a_map(M):
     """Rows are targets: READ is below PROCESS, WRITE to its right; memory, symbols, slots."""
     ax = matplotlib.figure.Figure().add_subplot()
-    train_toy.draw_map(ax, np.zeros((M + 6, M + 6)), M, 3)
+    train_toy.draw_map(ax, np.eye(M + 6), M, 3)
+    assert (ax.images[0].get_array().mask == (np.eye(M + 6) == 0)).all()  # in grey
     names = {M + 1: "symbols", M + 4: "slots"} | ({1.5: "memory"} if M else {})
     for axis in (ax.xaxis, ax.yaxis):
         places = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
@@ -438,7 +459,7 @@ def test_without_matplotlib(old_run, monkeypatch):
     """The run is complete without pictures; those of the old run are deleted."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     status, printed, _ = command(*ARGUMENTS, "--overwrite", "--out", old_run)
-    assert status == 0 and "curve.png and attention.png are left out" in printed
+    assert status == 0 and "curve.png, attention.png, lesions.png are left out" in printed
     assert {*os.listdir(old_run)} == {"checkpoint.npz", "model.npz", "log.csv", "result.json"}
 
 
@@ -612,8 +633,9 @@ BAD_ARGUMENTS = {
     "--variant=masked --share-controller": "share_controller is True",
     "--variant=transformer --memory=2": "memory is 2",
     "--heads=5": r"width is 8.*\b5\b",
-    "--hidden=2000000000": "allocate",
     "--layers=10000": "layers is 10000: must be from 1 to 9999",
+    "--hidden=2000000000": r"parameters \([\d,]+ GiB in float32\): must be fewer than 2\*\*31",
+    "--length=2000000": r"a training step needs about [\d,]+ GiB: must be less than 16",
     **{f"--{name}=0": f"{name} is 0" for name in ("length", "steps", "batch", "lr", "memory")},
     **{f"--lr={value}": "lr is |'fast'" for value in ("nan", "inf", "-0.1", "fast")},
     **{f"--{name}=-3": f"{name} is -3" for name in train_toy.NUMBERS},
