@@ -217,15 +217,16 @@ def inside(rows):
     """M = 0 and M = 1 without positions: a table of what was measured inside and beyond."""
     models = [(task, False, name) for task in SYMBOLS for name in ("M = 0", "M = 1")]
     at = [100 * of(rows, "by_length", *model).T for model in models]
-    removed = [100 * of(rows, "removed", *model) for model in models]
-    fits = [of(rows, "yardstick", *model) for model in models]
+    removed = [common.spread(100 * of(rows, "removed", *model)) for model in models[1::2]]
+    fits = [of(rows, "yardstick", *model) > 0.9 for model in models[1::2]]
+    heads = [f"{fit.sum()} of {fit.size}" for fit in fits]
     bounds = [f"{100 * proportions_only(*task):.1f}" for task in SYMBOLS.items()]
     return [
         ("no positions", *(f"{task}, {name}" for task, _, name in models)),
         *((f"{n} symbols", *(common.spread(x[i]) for x in at)) for i, n in enumerate(LOOK_AT)),
-        ("all memory removed", *map(common.spread, removed)),
-        ("heads: k / (k + count), R² > 0.9", *(f"{(x > 0.9).sum()} of {x.size}" for x in fits)),
         ("best from proportions alone", bounds[0], "", bounds[1], ""),
+        ("all memory removed", "", removed[0], "", removed[1]),
+        ("heads: k / (k + count), R² > 0.9", "", heads[0], "", heads[1]),
     ]
 
 
