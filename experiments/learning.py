@@ -149,7 +149,7 @@ def ratios(rows, name):
 def finding(rows):
     claims = {
         "Muon recipe": "The default recipe, with Muon, takes fewer steps than that with Adam",
-        "Adam, positions × 3": "Adam takes fewer steps with larger positional encodings (× 3)",
+        "Adam, positions × 3": "Adam takes fewer steps with positional encodings times three",
     }
     return [
         (claim, "ours", f"Steps {common.times(ratios(rows, name))} compared with the Adam recipe",

@@ -62,7 +62,7 @@ def finding(rows):
     measured += f"{(muon < most).sum()} of {muon.size} runs solved, with Adam {(adam < most).sum()}"
     lost = ((muon >= most).sum(axis=1) > (adam >= most).sum(axis=1)).any()
     yes = common.shown(common.clear(logs) < 0 and not lost)
-    claim = "The Muon recipe also serves tasks and sizes that it was not chosen on"
+    claim = "The Muon recipe also works on tasks and sizes that it was not chosen on"
     return [(claim, "ours", measured, yes)]
 
 

@@ -113,7 +113,10 @@ def details(rows):
 
 def draw(rows, out):
     """A panel per task; a bar for the mean, a dot per seed."""
-    note = f"one answer slot; width 16, two layers, at most {rows[0]['steps']} steps"
+    note = (
+        f"one answer slot; width 16, two layers, at most {rows[0]['steps']} steps; biased: at the "
+    )
+    note += f"start, scores of memory's keys are {BIAS:g} lower in layer 1"
     figure, grid = common.slide(finding(rows), note, rows, columns=len(TASKS), sharey=True)
     for axes, task in zip(grid[0], TASKS, strict=True):
         common.bars(axes, {model: accuracies(rows, task, model) for model in MODELS})

@@ -168,9 +168,9 @@ def finding(rows):
         steps, compute = (change(rows, window, budget) for budget in ("steps", "compute"))
         plain = common.by_seed(rows, "bits", window=window, memory=0).mean()
         _, bigram, ngram = common.numbers(rows, "baselines").mean(axis=0)
-        measured = f"M = {M} minus M = 0, equal steps: {common.spread(steps, 3)} bits per masked "
-        measured += f"character, negative is better (M = 0 has {plain:.2f}, a bigram {bigram:.2f}, "
-        measured += f"an n-gram {ngram:.2f})"
+        measured = f"M = {M} minus M = 0: {common.spread(steps, 3)} bits per masked character with "
+        measured += f"equal steps, {common.spread(compute, 3)} with equal compute; less is better "
+        measured += f"(M = 0 has {plain:.2f}, a bigram {bigram:.2f}, an n-gram {ngram:.2f})"
         verdict = common.shown(common.clear(steps) < 0)
         if verdict == "shown" and common.clear(compute) >= 0:
             verdict = "shown for equal steps only"
@@ -180,38 +180,27 @@ def finding(rows):
 
 
 def draw(rows, out):
-    """Left: bits, with the baselines as lines. Right: what memory changes; a dot per seed."""
+    """Left: bits, with the baselines as lines. Right: what memory changes."""
     first = rows[0]
     note = f"held-out {first['text']}, {R} of {T} characters masked, 2 layers, width "
     note += f"{first['width']}, {first['steps']} steps (equal compute: fewer); n-gram: counts "
-    note += "of up to two visible neighbours on either side; bars: 95% intervals"
+    note += "of up to two visible neighbours on either side; 95% confidence intervals"
     figure, ((left, right),) = common.slide(finding(rows), note, rows, columns=2)
-    for i, window in enumerate((None, RADIUS)):
-        for j, memory in enumerate((0, M)):
-            values = common.by_seed(rows, "bits", window=window, memory=memory, budget="steps")
-            scatter(left, 2 * i + j, values, j)
-        for j, budget in enumerate(("steps", "compute")):
-            scatter(right, 2 * i + j, change(rows, window, budget), 1 + j)
-    for name, bits in zip(BASELINES, common.numbers(rows, "baselines").mean(axis=0), strict=True):
-        left.axhline(bits, color="0.4", linestyle=":", lw=2)
-        left.text(1.5, bits - 0.05, name, ha="center", va="top", color="0.3")
-    right.axhline(0, color="0.4", linestyle=":", lw=2)
-    right.margins(y=0.2)
-    kinds = ("global", "local")
-    labels = [f"{kind}\nM = {memory}" for kind in kinds for memory in (0, M)]
-    left.set(ylabel="bits per masked character\n(lower is better)", ylim=(0, 5), title="the models")
-    left.set_xticks(range(4), labels, fontsize=14)
-    labels = [f"{kind}\nequal\n{budget}" for kind in kinds for budget in ("steps", "compute")]
-    right.set(ylabel="bits (below 0: memory helps)", title=f"M = {M} minus M = 0")
-    right.set_xticks(range(4), labels, fontsize=14)
+    bits, changes = {}, {}
+    for window, kind in ((None, "global"), (RADIUS, "local")):
+        for memory in (0, M):
+            own = {"window": window, "memory": memory, "budget": "steps"}
+            bits[f"{kind}\nM = {memory}"] = common.by_seed(rows, "bits", **own)
+        for budget in ("steps", "compute"):
+            changes[f"{kind}\nequal\n{budget}"] = change(rows, window, budget)
+    common.gains(left, bits)
+    common.gains(right, changes)
+    for name, level in zip(BASELINES, common.numbers(rows, "baselines").mean(axis=0), strict=True):
+        left.axhline(level, color="0.4", linestyle=":", lw=2)
+        left.text(3.7, level, name, ha="right", va="bottom", color="0.3")
+    left.set(ylabel="bits per masked character", ylim=(0, 5.2), title="lower is better")
+    right.set(ylabel="bits", title=f"M = {M} minus M = 0: above 0 is worse")
     common.save(figure, out / "text.png")
-
-
-def scatter(axes, x, values, i):
-    """The mean with its 95% confidence interval, and a dot per seed beside it."""
-    style = {"color": common.COLORS[i], "marker": common.MARKERS[i], "capsize": 6, "ms": 10}
-    axes.errorbar(x, values.mean(), common.interval(values), **style)
-    axes.plot(np.full(len(values), x + 0.2), values, "o", color="black", markersize=5)
 
 
 if __name__ == "__main__":
