@@ -295,7 +295,7 @@ def part(mask, rows, columns=slice(None)):
 
 
 def build_mask(config, T, dtype, mask=None):
-    """(M+T, M+T): 0 where a target row may attend to a source column, -inf where not; ours.
+    """(M+T, M+T) of dtype: 0 where a target row may attend to a source column, else -inf; ours.
 
     The bottleneck (radius -1) and `window` limit only how sequence rows attend to sequence rows;
     booleans `mask` (B, M+T, M+T) limit all attention -> (B, 1, M+T, M+T). None if all is allowed.

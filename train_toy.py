@@ -668,6 +668,7 @@ def report(out, s, state):
     say(f"\n{draw(out, s, state)}\nfiles in {out}")
     if not solved(state):
         say(f"\nto train for longer:\n{resume_command(out)} --steps {2 * s.steps}")
+    say(f"\nto play with it:\npython -m experiments.page {shlex.quote(str(out / 'model.npz'))}")
 
 
 def main():

@@ -1,12 +1,10 @@
 """The exercises in the order of the student's file, each with its check and its hints.
 
-To add one, write its solution, a function or a dict of predictions, into solutions.py (or choose a
-function of memt.py). Here, at its place in the order, add one line with `prediction`, or a function
-decorated with `exercise` that raises Wrong, with a hint, unless the answer is correct. The number,
-the starter file, the command and the tests follow automatically. A check of gradients calls
-`judge`; slips are pairs of a hint and a wrong function, and hints.edits makes most of them.
+To add one, see README.md. A check of gradients calls `judge`; slips are pairs of a hint and a wrong
+function, and hints.edits makes most of them.
 """
 
+import contextlib
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +29,18 @@ MASK = np.where(np.arange(N * K).reshape(N, K) % 5 == 1, -np.inf, 0)
 
 class Wrong(Exception):  # noqa: N818
     """An answer is wrong; the text is for the student."""
+
+
+@contextlib.contextmanager
+def case(text):
+    """Every error within it says for which case: Wrong in its text, others in `case`."""
+    try:
+        yield
+    except Wrong as wrong:
+        raise Wrong(f"{text}: {wrong}") from None
+    except Exception as error:
+        error.case = text
+        raise
 
 
 class Exercise(NamedTuple):
@@ -115,10 +125,17 @@ def plain_layernorm(dy, cache):
     return dx, (dy * xhat).sum(axis=(0, 1)), dy.sum(axis=(0, 1))
 
 
+# g and rstd, each in the other's place, give the same numbers as this slip
+GAIN_LAST = (
+    "factor: the means are over dxhat, not over dy. g is inside of them, rstd outside.",
+    lambda dy, cache: plain_layernorm(dy, [cache[i] for i in (0, 2, 1)]),
+)
+
+
 @exercise("layernorm_backward")
 def check_layernorm(function):
     inputs = draw(1, x=(2, 4, 5), g=(5,), b=(5,))
-    judge(function, plain_layernorm, memt.layernorm_forward, inputs)
+    judge(function, plain_layernorm, memt.layernorm_forward, inputs, [GAIN_LAST])
 
 
 def plain_softmax(dp, p):
@@ -199,7 +216,7 @@ def check_membottleneck(function):
         judge(function, memt.membottleneck_backward, forward, inputs, MISLED, params, nest)
 
 
-BUILD_MASK = """(M+T, M+T): 0 where a target row may attend to a source column, -inf where not.
+BUILD_MASK = """(M+T, M+T) of dtype: 0 where a target row may attend to a source column, else -inf.
 
     `window`: a sequence row attends to sequence rows at most `window` positions away (None: to
     all). In variant masked it attends to no sequence row, not even to itself. Attention to and from
@@ -210,43 +227,42 @@ BUILD_MASK = """(M+T, M+T): 0 where a target row may attend to a source column, 
 
 @exercise("build_mask", docstring=BUILD_MASK)
 def check_mask(function):
-    for variant, window in (
-        ("transformer", 2),
-        ("memtransformer", 0),
-        ("memctrl", None),
-        ("masked", None),
-        ("membottleneck", None),
-    ):
+    unlimited = [(variant, None) for variant in ("memctrl", "masked", "membottleneck")]
+    for variant, window in [("transformer", 2), ("memtransformer", 0), *unlimited]:
         memory = 0 if variant == "transformer" else M
         config = replace(CONFIG, variant=variant, memory=memory, window=window)
         for dtype in (np.float64, np.float32):
-            mask, right = (f(config, T, dtype, None) for f in (function, memt.build_mask))
-            if mask is None and right is None:
-                continue
-            right = np.zeros((M + T, M + T), dtype) if right is None else right
-            case = f"variant {variant}, M = {memory}, window {window}: "
-            if getattr(mask, "shape", None) != right.shape or mask.dtype != dtype:
-                raise Wrong(f"{case}must be an array of {right.dtype} of shape {right.shape}.")
-            if not np.isin(mask, (0, -np.inf)).all():
-                raise Wrong(f"{case}must contain only 0 and -inf.")
-            for row, column in np.argwhere(mask != right):
-                found = f"row {row}, column {column} is {mask[row, column]}"
-                ask = "may that target attend to that source?"
-                ask = "this variant needs no mask." if variant == "membottleneck" else ask
-                raise Wrong(f"{case}{found}: {ask}")
+            with case(f"variant {variant}, M = {memory}, window {window}"):
+                right = memt.build_mask(config, T, dtype)
+                compare_masks(function(config, T, dtype, None), right)
 
 
-def assigned(dmem, dseq, cache):
+def compare_masks(mask, right):
+    """Raise Wrong unless the masks are equal, or both None."""
+    found, must_be = hints.found(mask), hints.found(right)
+    if found != must_be:
+        raise Wrong(f"must be {must_be}, not {found}.")
+    if right is not None and not np.isin(mask, (0, -np.inf)).all():
+        raise Wrong("must contain only 0 and -inf.")
+    for row, column in np.argwhere(mask != right):
+        cell = f"row {row}, column {column} is {mask[row, column]}"
+        raise Wrong(f"{cell}: may that target attend to that source?")
+
+
+def assigned(steps, dmem, dseq, cache):
     dembed = np.zeros((cache[1], dseq.shape[-1]))
-    dembed[cache[0]] += dseq
+    for ids, d in zip(steps(cache[0]), steps(dseq), strict=True):
+        dembed[ids] += d
     return dembed, dmem.sum(axis=0)
 
 
 @exercise("embedding_backward")
 def check_embedding(function):
-    # ids are repeated; 4 and the highest, 6, do not occur
-    forward = partial(memt.embedding_forward, np.array([[0, 3, 3, 1, 5], [3, 5, 5, 5, 2]]))
-    slips = [("missing sum: for repeated ids, `dembed[tokens] +=` adds only one.", assigned)]
+    # ids are repeated within rows and within a column; 4 and the highest, 6, do not occur
+    forward = partial(memt.embedding_forward, np.array([[0, 3, 3, 1, 5], [3, 5, 3, 5, 2]]))
+    text = "missing sum: of equal ids, `dembed[ids] += d` adds only one; np.add.at adds all."
+    by_column = partial(np.swapaxes, axis1=0, axis2=1)
+    slips = [(text, partial(assigned, steps)) for steps in (lambda a: [a], iter, by_column)]
     judge(function, memt.embedding_backward, forward, draw(1, embed=(7, C), memory=(M, C)), slips)
 
 
@@ -281,23 +297,24 @@ def compare_answers(right, nudge, given):
         raise Wrong(f"must be a dict with the keys {', '.join(map(repr, right))}.")
     if all(answer is None for answer in given.values()):
         raise NotImplementedError
-    wrong = [q for q, answer in right.items() if not equal(given[q], answer)]
-    if wrong:
-        kind = type(right[wrong[0]]).__name__
-        lines = [f"{q!r}: {given[q]!r} is not right" for q in wrong]
-        raise Wrong("\n".join([*lines, f"Each answer is of type {kind}. {nudge}"]))
+    lines = []
+    for question, answer in right.items():
+        found, kind = plain(given[question]), type(answer)
+        must_be = f": must be of type {kind.__name__}" * (type(found) is not kind)
+        if must_be or found != plain(answer):
+            lines.append(f"{question!r}: {given[question]!r} is not right{must_be}")
+    if lines:
+        raise Wrong("\n".join([*lines, nudge]))
 
 
-def equal(given, right):
-    """Whether an answer is right: an int, or a list in any order."""
-    if type(given) is list and type(right) is list:
-        return len(given) == len(right) and all(item in given for item in right)
-    return type(given) is type(right) and given == right
+def plain(answer):
+    """A sorted list for a list, tuple, range or array, an int for np.int64, and so on."""
+    answer = answer.tolist() if isinstance(answer, np.ndarray | np.generic) else answer
+    several = isinstance(answer, list | tuple | range)
+    return sorted(map(plain, answer), key=repr) if several else answer
 
 
-prediction(
-    "REACH", "Which rows attend to the changed row, and which to those, in this layer or later?"
-)
+prediction("REACH", "Which rows attend to the changed row, and which to those, now or later?")
 prediction("EQUAL_ROWS", "Equal rows give equal queries. What else could make rows differ?")
 prediction("ZERO_GRADIENTS", "Where does each update's output go? Count layers from 0.")
 prediction("READING", "WRITE: memory rows, sequence columns. READ: sequence rows, memory columns.")
@@ -314,7 +331,8 @@ def check_sort(function):
         if not np.array_equal(given, x):
             raise Wrong("the input was changed: a task must leave it unchanged.")
         if getattr(answers, "shape", None) != shape or answers.dtype.kind not in "iu":
-            raise Wrong(f"must return an array of integers of shape {shape}, not {answers!r}.")
+            found = hints.found(answers)
+            raise Wrong(f"must return an array of integers of shape {shape}, not {found}.")
         for row, answer, sorted_row in zip(x, answers, right, strict=True):
             if not np.array_equal(answer, sorted_row):
                 raise Wrong(f"for {row}, your task gives {answer}: must be {sorted_row}.")
@@ -324,17 +342,27 @@ def check_sort(function):
 def check_without(function):
     config = replace(CONFIG, layers=2)
     for gone in ([], [1, 3], [3, 1], [0]):
-        params = draw(3, **memt.param_shapes(config))
-        hurt, smaller = function(given := {n: p.copy() for n, p in params.items()}, config, gone)
-        if any(not np.array_equal(given.get(name), p) for name, p in params.items()):
-            raise Wrong("the given params were changed: they must stay unchanged.")
-        right, small = solutions.without(params, config, gone)
-        rows = getattr(hurt.get("memory"), "shape", None)
-        if rows != right["memory"].shape:
-            expected = right["memory"].shape
-            raise Wrong(f"without tokens {gone}, memory has shape {rows}: must be {expected}.")
-        wrong = [n for n in {**right, **hurt} if not np.array_equal(hurt.get(n), right.get(n))]
-        if wrong:
-            raise Wrong(f"without tokens {gone}, params {wrong} are wrong: rows, or their order?")
-        if vars(smaller) != vars(small):
-            raise Wrong(f"without tokens {gone}: the config is {smaller}, must be {small}.")
+        with case(f"without tokens {gone}"):
+            params = draw(3, **memt.param_shapes(config))
+            given = {name: p.copy() for name, p in params.items()}
+            out = function(given, replace(config), [*gone])
+            if any(not np.array_equal(given.get(name), p) for name, p in params.items()):
+                raise Wrong("the given params were changed: they must stay unchanged.")
+            compare_models(out, *solutions.without(params, config, gone))
+
+
+def compare_models(out, right, small):
+    """Raise Wrong unless `out` is the pair of these params and this config."""
+    kinds = [type(x).__name__ for x in out] if isinstance(out, tuple) else [hints.found(out)]
+    if kinds != ["dict", "Config"]:  # memt's Config or that of the student's file
+        raise Wrong(f"must return params, config, not {', '.join(kinds)}.")
+    hurt, smaller = out
+    rows, expected = getattr(hurt.get("memory"), "shape", None), right["memory"].shape
+    if rows != expected:
+        raise Wrong(f"memory has shape {rows}: must be {expected}.")
+    wrong = [n for n in {**right, **hurt} if not np.array_equal(hurt.get(n), right.get(n))]
+    if wrong:
+        raise Wrong(f"params {wrong} are wrong: rows, or their order?")
+    for field, value in vars(small).items():
+        if (found := getattr(smaller, field)) != value:
+            raise Wrong(f"config.{field} is {found!r}: must be {value!r}.")

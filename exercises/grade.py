@@ -6,6 +6,7 @@
     python -m exercises.grade check mine.py 1 attention  grade some, by number, name or prefix
     python -m exercises.grade train mine.py              train a model with your gradients
     python -m exercises.grade class handed_in            grade every .py of a folder: a table, a CSV
+    python -m exercises.grade sheet solutions.md         write the solutions and their last steps
 
 Exit status: 0 all are solved (class: graded), 1 not all, 2 nothing was done, 130 interrupted. Each
 exercise runs in its own process, for at most 60 seconds (or the number in the environment variable
@@ -38,6 +39,7 @@ from train_toy import Parser, say
 
 from .checks import EXERCISES, Wrong, solution
 from .hints import SHAPE
+from .sheet import sheet
 from .starter import starter
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +50,7 @@ ALONE = sys.platform in ("emscripten", "wasi")  # a browser's Python can start n
 CHILD = "import sys; from exercises.grade import child; child(*sys.argv[1:])"
 SOLVED, WRONG, UNWRITTEN = "solved", "wrong", "not written yet"
 USES = {"start": "exercises overwrite", "check": "exercises", "train": "out overwrite",
-        "class": "exercises out overwrite"}  # fmt: skip
+        "class": "exercises out overwrite", "sheet": "exercises overwrite"}  # fmt: skip
 CELLS = {SOLVED: "ok", WRONG: "no", UNWRITTEN: "-"}  # other states say why there is no verdict
 STOPPED = threading.Event()  # set when what is still being graded must end
 
@@ -63,7 +65,8 @@ def verdict(name, source, path, loaded=lambda: None):
         loaded()
         EXERCISES[name].check(students(name, module))
     except Wrong as wrong:
-        return WRONG, str(wrong)[:4000]
+        lines = str(wrong)[:4000].splitlines()
+        return WRONG, "\n".join(textwrap.fill(line, 96) for line in lines)
     except NotImplementedError:
         return UNWRITTEN, ""
     except SyntaxError as error:
@@ -98,7 +101,8 @@ def where(error, path):
     said = "".join(traceback.format_exception_only(error))[:2000].rstrip()
     hint = "How many values are on the right, and how many names on the left?" * ("unpack" in said)
     hint = SHAPE if "matmul" in said or "broadcast" in said else hint
-    return "".join([*traceback.format_list(frames[-3:]), said, f"\n{hint}" * bool(hint)])
+    more = [f"\n{line}" for line in (getattr(error, "case", ""), hint) if line]
+    return "".join([*traceback.format_list(frames[-3:]), said, *more])
 
 
 # ---------------------------------------------------------------- in its own process
@@ -216,12 +220,12 @@ def must_be_new(path, overwrite):
         raise FileExistsError(f"{path} exists: --overwrite replaces it, and its content is lost")
 
 
-def start(path, names, overwrite):
-    """Write the starter file. Raises OSError."""
+def write(path, make, names, overwrite):
+    """Write a starter file or a solution sheet, as `make` does. Raises OSError."""
     must_be_new(path, overwrite)
-    text = starter(names).encode()
-    memt.atomic_write(path, lambda file: file.write(text))
-    say(f"{path}: {len(names)} exercises to solve: {', '.join(names)}")
+    memt.atomic_write(path, lambda file: file.write(make(names).encode()))
+    to_solve = f"exercise{'s' * (len(names) > 1)}{' to solve' * (make is starter)}"
+    say(f"{path}: {len(names)} {to_solve}: {', '.join(names)}")
     return 0
 
 
@@ -262,7 +266,8 @@ def train(path, out, overwrite):
         say(f"\n{where(error, str(path))}")
     finally:
         train_toy.memt = memt
-    say(outcome(path, out, state, bool(unsolved)))
+    own = [found != UNWRITTEN for name, found in states.items() if name.endswith("_backward")]
+    say(outcome(path, out, state, own))
     return 0 if train_toy.solved(state) else 1
 
 
@@ -275,14 +280,15 @@ def completed(path, states):
     return module
 
 
-def outcome(path, out, state, unsolved):
-    """What training came to, and what to do next."""
+def outcome(path, out, state, own):
+    """What training came to, and what to do next; own: whether each gradient is the student's."""
     if train_toy.solved(state):
         commands = (
             f"python -m experiments.{name} {out / 'model.npz'}" for name in ("attention", "page")
         )
-        although = ", although not all are solved" * unsolved
-        return "\n".join([f"\nsolved with your gradients{although}; to look inside:", *commands])
+        few = f"; {sum(own)} of {len(own)} backward functions were yours, the others memt's"
+        whose = " with your gradients" if all(own) else few
+        return "\n".join([f"\nsolved{whose}. To look inside:", *commands])
     scores = ""
     if state.log:
         _, loss, symbol, _ = state.log[-1]
@@ -341,8 +347,8 @@ def make_parser():
         allow_abbrev=False,
     )
     parser.add_argument("command", choices=USES)
-    parser.add_argument("path", type=Path, help="the student's file; for class, a folder of them")
-    parser.add_argument("exercises", nargs="*", type=matching, help="which ones (all)")
+    parser.add_argument("path", type=Path, help="the file; for class, a folder")
+    parser.add_argument("exercises", nargs="*", default=[], type=matching, help="which (all)")
     parser.add_argument("--overwrite", action="store_true", help="replace what was written before")
     parser.add_argument("--out", type=Path, help="train: directory (runs/mine); class: CSV")
     return parser
@@ -357,8 +363,8 @@ def run(args):
     names = [name for name in EXERCISES if name in wanted or not wanted]
     if args.command == "class":
         return grade_class(args.path, names, args.out, args.overwrite)
-    if args.command == "start":
-        return start(args.path, names, args.overwrite)
+    if make := {"start": starter, "sheet": sheet}.get(args.command):
+        return write(args.path, make, names, args.overwrite)
     if not args.path.is_file():
         raise FileNotFoundError(f"{args.path} is not a file")
     if args.command == "check":

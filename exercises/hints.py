@@ -19,15 +19,17 @@ AXIS = "axis: a sum, mean or concatenation runs along the wrong axis."
 FACTOR = "factor: a factor of a term, such as 1/C, is missing, wrong, or used twice."
 GATE = "gate: ReLU passes the gradient where its input was positive in the forward pass."
 LEFT_OUT = "left out: all zeros. Is the gradient computed, and added in place (`+=`, add_into)?"
-ORDER = "order: two correct gradients are swapped where they are returned, unpacked or stacked."
+ORDER = "order: two correct gradients are swapped where they are returned, named or stacked."
 OTHER = """wrong array: one array is used in place of another, or a function that the gradient must
 pass through is left out. Which `d` belongs to which array?"""
+OVERWRITTEN = "overwritten where `+=` belongs: what dparams held before must be kept (add_into)."
 SHAPE = "shape: check the docstring, and write the shape of each array next to its line."
 SIGN = "sign: a term has the wrong sign."
 SUM = "missing sum: an array used for many rows gets the sum of the gradients of all of them."
 TERM = """missing term: a value that reaches the output along several paths gets the sum of their
 gradients. One of them is left out, or overwritten (`=` instead of `+=`)."""
 TRANSPOSED = "transposed: a product is in the wrong order, or a factor of it is not transposed."
+UNPACKED = "order: two values are swapped where they are unpacked, or one is used as the other."
 UNKNOWN = "This is not one of the known mistakes. What do the wrong gradients have in common?"
 
 
@@ -47,7 +49,7 @@ def explain(given, right, candidates):
     hint, explained = best_match(given, wrong, candidates)
     lines = [hint, "", f"{'wrong':<12} {'shape':<12} {'error':>8}  worst at: given, expected"]
     if 0 < len(explained) < len(wrong):
-        lines[0] = f"In {', '.join('d' + name for name in explained)}: {hint}"
+        lines[0] = f"{hint}\nThis explains {', '.join('d' + name for name in explained)}."
     for name in wrong:
         a, b = given[name], right[name]
         i = np.unravel_index(np.argmax(abs(a - b)), a.shape)
@@ -61,8 +63,7 @@ def misshapen(given, right):
     """A complaint about results that are not float64 arrays of the right shapes, or empty."""
     for name, a in given.items():
         if type(a) is not np.ndarray or a.dtype != np.float64:
-            found = f"an array of {a.dtype}" if isinstance(a, np.ndarray) else type(a).__name__
-            return f"d{name} must be an array of float64, not {found}."
+            return f"d{name} must be an array of float64, not {found(a)}."
     wrong = [name for name, b in right.items() if given[name].shape != b.shape]
     if not wrong:
         return ""
@@ -71,6 +72,13 @@ def misshapen(given, right):
     hint = ORDER if any(a == right[name].shape for name in wrong) else hint
     lines = (f"d{n} has shape {given[n].shape}: must be {right[n].shape}" for n in wrong)
     return "\n".join([hint, "", *lines])
+
+
+def found(a):
+    """What an answer is: an array of some type and shape, None, or another type."""
+    if isinstance(a, np.ndarray):
+        return f"an array of {a.dtype} of shape {a.shape}"
+    return "None" if a is None else type(a).__name__
 
 
 def best_match(given, wrong, candidates):
@@ -99,6 +107,7 @@ def whole(given, right, wrong):
     scales = {n: (given[n] * right[n]).sum() / ((right[n] ** 2).sum() or 1) for n in wrong}
     for hint, slip in (
         (LEFT_OUT, lambda n: np.zeros_like(right[n])),
+        (OVERWRITTEN, lambda n: right[n] - 1),  # checks.results adds to ones
         (SIGN, lambda n: -right[n]),
         (FACTOR, lambda n: scales[n] * right[n]),
         (TRANSPOSED, lambda n: right[n].T),
@@ -167,8 +176,9 @@ def replacements(node, names, factors):
         case ast.BinOp(left, ast.Div(), _):
             yield FACTOR, left
         case ast.BinOp(left, ast.MatMult() as op, right):
-            product = ast.BinOp(left, op, right)
-            yield from ((FACTOR, ast.BinOp(product, ast.Mult(), factor)) for factor in factors)
+            product, ops = ast.BinOp(left, op, right), (ast.Mult(), ast.Div())
+            changed = (ast.BinOp(product, op, factor) for factor in factors for op in ops)
+            yield from ((FACTOR, new) for new in changed)
         case ast.Call(ast.Attribute(value, "mean" | "sum" as name, ctx), _, keywords):
             name = "sum" if name == "mean" else "mean"
             yield FACTOR, ast.Call(ast.Attribute(value, name, ctx), [], keywords)
@@ -179,10 +189,11 @@ def replacements(node, names, factors):
             yield from ((TERM, new) for new in (ast.Pass(), ast.Assign([target], value)))
         case ast.Call(ast.Name("relu_backward" | "softmax_backward" as name), [first, *_]):
             yield GATE if name == "relu_backward" else OTHER, first
-        case ast.Tuple(elts):
+        case ast.Tuple(elts, ctx):
+            hint = UNPACKED if isinstance(ctx, ast.Store) else ORDER
             for i, j in itertools.combinations(range(len(elts)), 2):
                 swapped = [elts[{i: j, j: i}.get(k, k)] for k in range(len(elts))]
-                yield ORDER, ast.Tuple(swapped, node.ctx)
+                yield hint, ast.Tuple(swapped, ctx)
         case ast.Compare(ast.Name(), ops, comparators):
             for name in names:
                 yield GATE, ast.Compare(ast.Name(name, ast.Load()), ops, comparators)

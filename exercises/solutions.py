@@ -48,7 +48,8 @@ EQUAL_ROWS = {
 }
 
 # Two layers; the loss is computed from the sequence. In which groups of parameters is every
-# gradient exactly zero? Lists of prefixes such as "layers.0.mem" ("controller" where it is shared).
+# gradient exactly zero? Lists of prefixes such as "layers.0.mem" ("controller" where it is shared);
+# [] if there is none. embed, memory, out_w and out_b are in no group.
 ZERO_GRADIENTS = {
     "memtransformer": [],
     "memctrl": ["layers.1.mem"],

@@ -17,6 +17,7 @@ import memt
 import train_toy
 from exercises import checks, grade, hints, solutions
 from exercises.checks import EXERCISES, Wrong, solution
+from exercises.sheet import LAST_STEPS, sheet
 from exercises.starter import starter
 
 from .support import SIZES, random_case
@@ -80,8 +81,11 @@ layernorm | dxhat.mean(...) -> dy.mean(axis=-1, keepdims=True) | wrong array
 layernorm | (dy * xhat).sum(...) -> dy * xhat | missing sum
 layernorm | returned dx, dg, db -> dx[0], dg, db | shape
 layernorm | returned dx, dg, db -> dx, db, dg | order
-layernorm | xhat, rstd, g = cache -> g, rstd, xhat = cache | order
+layernorm | xhat, rstd, g = cache -> g, rstd, xhat = cache | order: two values
+layernorm | dxhat = dy * g -> dxhat = dy; rstd * (...) -> g * rstd * (dy - mean - xhat * along) | \
+factor: the means are over dxhat
 attention | ds.swapaxes(2, 3) @ q -> ds.swapaxes(2, 3) @ q * D**-0.5 | factor
+attention | ds.swapaxes(2, 3) @ q -> ds.swapaxes(2, 3) @ (q * D**0.5) | factor
 attention | np.concatenate(...) -> np.concatenate((dv, dk), axis=1) | order
 attention | np.concatenate(...) -> np.concatenate((dk, dv), axis=3) | axis
 attention | softmax_backward(...) -> do @ v.swapaxes(2, 3) | wrong array
@@ -97,14 +101,22 @@ update | relu_backward(dr, ...) -> dr | gate
 update | attention_backward(..., c_mh) -> attention_backward(dh, c_mh) | wrong array
 update | db2 -> dln2_b; dln2_b -> db2 | order
 update | add_into -> dict.update | left out
+update | add_into -> lambda d, **new: [np.copyto(d[name], new[name]) for name in new] | overwritten
+update | c_mh, c_ln1, c_w1, c_relu, c_w2, c_ln2 = cache -> \
+c_mh, c_ln2, c_w1, c_relu, c_w2, c_ln1 = cache | order: two values
 embedding | dmem.sum(axis=0) -> dmem | missing sum
 embedding | dmem.sum(axis=0) -> dmem.mean(axis=0) | factor
-embedding | dembed = ... -> (dembed := np.zeros((7, 12)))[tokens] += dseq | missing sum: for rep
+embedding | dembed = ... -> (dembed := np.zeros((7, 12)))[tokens] += dseq | missing sum: of equal
+embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
+for ids, d in zip(tokens, dseq): dembed[ids] += d | missing sum: of equal
+embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
+for t in range(5): dembed[tokens[:, t]] += dseq[:, t] | missing sum: of equal
 membottleneck | dmem + dmem_read -> dmem | missing term
 membottleneck | dboth[:, rows] += dx_seq -> pass | missing term
 membottleneck | dx_mem -> dx_mem + dmem_read | counted twice
 membottleneck | dmem + dmem_read -> dmem; dx_mem -> dx_mem + dmem_read | bypass
-build_mask | return None -> return np.zeros((config.memory + T, config.memory + T), dtype) |
+build_mask | return None -> return np.zeros((config.memory + T,) * 2, dtype) | \
+variant memctrl, M = 5, window None: must be None, not an array
 build_mask | config.variant == "membottleneck" -> False | variant membottleneck, M = 5, window None
 build_mask | -1 -> 0 | variant masked, M = 5, window None: row 5, column 5 is 0.0: may that target
 build_mask | np.abs(...) -> np.abs(position[:, None] - position) + 1 | variant transformer, M = 0
@@ -112,14 +124,17 @@ build_mask | -np.inf -> -1e9 | variant transformer, M = 0, window 2: must contai
 build_mask | returned mask -> mask.astype(float) | variant transformer, M = 0, window 2: must be an
 sort_task | 1 -> 0 | for [
 sort_task | np.sort(...) -> x.sort(axis=1) or x | the input was changed
-sort_task | returned x -> x.astype(float) | must return an array of integers of shape (20, 6), not
-sort_task | returned x -> None | must return an array of integers of shape (20, 6), not None
-without | params["memory"][kept] -> np.delete(params["memory"], gone) | without tokens [], memory
-without | len(kept) -> 5 | without tokens [1, 3]: the config is Config(
-without | returned new, small -> {"memory": new["memory"]}, small | without tokens [], params ['emb
-without | returned new, small -> {**new, "x": new["out_b"]}, small | without tokens [], params ['x']
+sort_task | returned x -> x.astype(float) | must return an array of integers of shape (20, 6), not a
+sort_task | returned x -> x.tolist() | must return an array of integers of shape (20, 6), not list.
+without | params["memory"][kept] -> np.delete(params["memory"], gone) | without tokens []: memory
+without | len(kept) -> 5 | without tokens [1, 3]: config.memory is 5: must be 3.
+without | returned new, small -> small, new | without tokens []: must return params, config, not
+without | returned new, small -> new | without tokens []: must return params, config, not dict.
+without | len(kept) -> len(kept) + 0 * len(str(gone.clear())) |
+without | returned new, small -> {"memory": new["memory"]}, small | without tokens []: params ['emb
+without | returned new, small -> {**new, "x": new["out_b"]}, small | without tokens []: params ['x']
 without | returned new, small -> {**new, "memory": new["memory"][::-1]}, small | without tokens []
-without | {**...} -> params.update(memory=params["memory"][kept]) or params | the given params were
+without | {**...} -> params.update(memory=params["memory"][kept]) or params | without tokens [1, 3]
 """
 
 
@@ -179,7 +194,7 @@ def test_a_table_and_what_is_said_of_unknown_slips():
     row = r"^dx           \(2, 4, 5\) .* \[1, 2, 3\]: -?\d\d\.\d+, -?\d\.\d+$"
     assert re.search(row, text, re.MULTILINE)
     two = changed("layernorm_backward", lambda dx, dg, db: (np.cos(dx), 3 * dg, db))
-    assert said("layernorm_backward", two).startswith("In dg: factor")
+    assert re.match(r"factor.*\nThis explains dg\.\n\n", said("layernorm_backward", two))
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
@@ -230,15 +245,18 @@ def test_grading_follows_a_changed_model(monkeypatch):
 REACH, READING = solutions.REACH, solutions.READING
 PREDICTIONS = [  # exercise, answer, what is said
     ("REACH", {**REACH, "masked, 1 layer": [], "masked, 2 layers": [4]},
-     "'masked, 1 layer': [] is not right\n'masked, 2 layers': [4] is not right\nEach"),
-    ("REACH", {**REACH, "masked, 1 layer": (4,)}, "(4,) is not right\nEach answer is of type list"),
+     "'masked, 1 layer': [] is not right\n'masked, 2 layers': [4] is not right\nWhich"),
+    ("REACH", {**REACH, "masked, 1 layer": 4}, "4 is not right: must be of type list\nWhich"),
+    ("REACH", {**REACH, "masked, 1 layer": np.array([4]), "masked, 2 layers": range(9)}, ""),
+    ("REACH", {question: tuple(answer) for question, answer in REACH.items()}, ""),
+    ("EQUAL_ROWS", {question: np.int64(n) for question, n in solutions.EQUAL_ROWS.items()}, ""),
     ("REACH", {**REACH, "masked, 1 layer": [4, 4]}, "[4, 4] is not right"),
     ("REACH", {question: sorted(answer)[::-1] for question, answer in REACH.items()}, ""),
     ("READING", dict(zip("abcde", READING.values(), strict=True)),
      "must be a dict with the keys 'memory row with"),
     ("READING", dict(reversed(READING.items())), ""),
-    ("READING", {q: bool(a) if a == 1 else a for q, a in READING.items()}, "True is not right"),
-    ("READING", {q: str(a) for q, a in READING.items()}, "Each answer is of type int"),
+    ("READING", {q: bool(a) if a == 1 else a for q, a in READING.items()}, "must be of type int"),
+    ("READING", {q: str(a) for q, a in READING.items()}, "'1' is not right: must be of type int"),
     ("ZERO_GRADIENTS", {**solutions.ZERO_GRADIENTS, "memctrl": ["layers.2.mem"]}, "layers from 0."),
 ]  # fmt: skip
 
@@ -322,6 +340,16 @@ def test_what_cannot_run_gets_one_message(source, text):
     assert state == ("syntax" if "SyntaxError" in said else "wrong") and text in said
 
 
+def test_an_error_says_for_which_case_and_lines_are_short():
+    source = "def without(params, config, gone):\n    return gone[0]"
+    state, text = grade.verdict("without", source, "mine.py")
+    assert state == "wrong" and text.endswith(" out of range\nwithout tokens []")
+    one_wrong = FULL.replace("b2=db2", "b2=2 * db2")
+    for name, source in (("update_backward", one_wrong), ("REACH", "REACH = {}")):
+        _, text = grade.verdict(name, source, "mine.py")
+        assert text and max(map(len, text.splitlines())) < 100
+
+
 @pytest.fixture
 def mine(tmp_path):
     """The path of a student's file, which does not exist yet."""
@@ -385,7 +413,9 @@ def command(*arguments, **more):
 
 def test_the_command(mine):
     first, *_ = left = ["layernorm_backward", "REACH"]
-    done = command("start", mine, NUMBER[first], "REACH")
+    done = command("start", mine, first)
+    assert done.stdout == f"{mine}: 1 exercise to solve: {first}\n"
+    done = command("start", mine, NUMBER[first], "REACH", "--overwrite")
     assert done.stdout == f"{mine}: 2 exercises to solve: {', '.join(left)}\n"
     assert mine.read_text(encoding="utf-8") == starter(left)
     done, asked = command("check", mine, "REA", "softmax", NUMBER[first]), ("lay", "sof", "REA")
@@ -424,6 +454,7 @@ def test_refusals(mine, monkeypatch, capsys):
     for word in (str(len(EXERCISES) + 1), "0", "tanh", "-1"):
         assert word in refused("check", mine, word)
     assert f"no exercise 'tanh': must be one of {numbered}" in refused("check", mine, "tanh")
+    assert refused().endswith("required: command, path\n")
     assert "check does not use overwrite" in refused("check", mine, "--overwrite")
     assert "is not a folder with .py files" in refused("class", mine)
     mine.with_name("class.csv").write_text("kept")
@@ -435,6 +466,17 @@ def test_refusals(mine, monkeypatch, capsys):
         assert f"MEMT_LIMIT is {text!r}" in refused("check", mine)
     refused("start", mine, "--overwrite", "without", status=0)
     assert mine.read_text(encoding="utf-8") == starter(["without"])
+
+
+def test_the_solution_sheet(mine):
+    assert grade.main(["sheet", str(mine)]) == 0
+    pattern = r"## Exercise (\d+): `(\w+)`\n\n(.+)\n\n```python\n((?:.*\n)+?)```\n"
+    every = re.findall(pattern, mine.read_text(encoding="utf-8"))
+    assert {name: int(number) for number, name, _, _ in every} == NUMBER
+    for _, name, text, code in every:
+        assert text == LAST_STEPS[name]
+        assert grade.verdict(name, "from memt import *\n" + code, "mine.py")[0] == "solved"
+    assert sheet(["REACH"]).count("##") == 1
 
 
 @pytest.mark.parametrize("command", ["check", "class"])
@@ -482,7 +524,8 @@ def test_a_class_gets_a_table(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("source, steps, text", [
-    (FULL, 1000, "solved with your gradients; to look inside:\npython -m experiments.attention"),
+    (FULL, 1000, "solved with your gradients. To look inside:\npython -m experiments.attention"),
+    (BLANK, 1000, "solved; 0 of 6 backward functions were yours, the others memt's. To look"),
     (BLANK, 25, "not solved after 25 steps: loss"),
     (FULL.replace("return p * (dp", "return -p * (dp"), 300, "not solved after 300 steps: loss 2."),
     (FULL.replace("return p * (dp", "return p @ (dp"), 300, "shape: check"),
@@ -491,7 +534,7 @@ def test_a_class_gets_a_table(tmp_path, monkeypatch, capsys):
 def test_training_with_gradients_of_your_own(mine, monkeypatch, capsys, source, steps, text):
     mine.write_text(source, encoding="utf-8")
     monkeypatch.setattr(grade, "STEPS", steps)
-    out, solved = mine.with_name("out"), source == FULL
+    out, solved = mine.with_name("out"), steps == 1000
     assert grade.main(["train", str(mine), "--out", str(out)]) == (0 if solved else 1)
     assert text in capsys.readouterr().out and (out / "model.npz").exists() == solved
     assert train_toy.memt is memt

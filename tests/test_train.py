@@ -575,7 +575,9 @@ def test_a_directory_that_holds_a_run(old_run):
     assert "--steps is 50, but the run has 60" in refusal("--resume", "--steps=50", *place)
     status, printed, _ = command("--resume", "--steps=75", *place)  # it is lengthened
     assert status == 0 and "step 75/75" in printed
-    assert shlex.split(printed.splitlines()[-1]) == [*RESUME, str(old_run), "--steps", "150"]
+    *_, resume, _, _, page = map(shlex.split, printed.splitlines())
+    assert resume == [*RESUME, str(old_run), "--steps", "150"]
+    assert page == ["python", "-m", "experiments.page", str(old_run / "model.npz")]
     assert command(*ARGUMENTS, "--seed=1", "--overwrite", *place)[0] == 0
     assert json.loads((old_run / "result.json").read_text())["seed"] == 1
 
