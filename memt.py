@@ -669,7 +669,12 @@ def check_inputs(config, tokens, at, mask):
         if getattr(positions, "step", None) == 1:
             at = slice(positions.start, positions.stop)  # the rows of a slice are a view
     if mask is not None:
-        mask = np.broadcast_to(mask, (B, M + T, M + T))
+        shape = (B, M + T, M + T)
+        try:
+            mask = np.broadcast_to(mask, shape)
+        except ValueError:
+            right = f"must be broadcastable to {shape}, memory first"
+            raise ValueError(f"mask has shape {np.shape(mask)}: {right}") from None
         must(mask.dtype == bool, f"mask is {mask.dtype}: must be bool, True where a row may attend")
         passed_on = ~mask[:, M:, M:].all(axis=1) & mask[:, :M, M:].any(axis=1)
         honoured = config.variant not in BOTTLENECKS or not passed_on.any()

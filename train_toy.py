@@ -99,9 +99,6 @@ class Settings:
         positive = isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf
         must(positive, f"lr is {self.lr!r}: must be a positive float")
         must(isinstance(self.config, Config), f"config is {self.config!r}: must be a memt.Config")
-        need = step_memory(self)
-        right = "must be less than 16; reduce length, memory, batch or layers"
-        must(need < 16, f"a training step needs about {need:,.0f} GiB: {right}")
 
 
 # Defaults that differ from those of Settings and Config, by variant; chosen over several seeds.
@@ -116,11 +113,21 @@ def default_settings(variant=Config.variant, **given):
 
 
 def step_memory(s):
-    """About how much a training step keeps for its backward pass, in GiB."""
+    """About how much memory a training step or a validation takes, in GiB."""
     c, rows = s.config, s.config.memory + 2 * s.length
     columns = 2 * c.memory if c.variant == "membottleneck" else rows
     per_row = c.layers * (c.heads * columns + 12 * c.width + 2 * c.hidden) + c.symbols
-    return max(s.batch, CHUNK) * rows * per_row / 2**28
+    per_row += 4 * (c.outputs or c.symbols)
+    return (max(s.batch, CHUNK) * rows * per_row + 6 * memt.param_count(c)) / 2**28
+
+
+def check_memory(s):
+    """Raises ValueError for settings that need more memory than this machine has."""
+    have, need = 64, step_memory(s)
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on Windows
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    right = f"must be less than {have:,.0f}; reduce length, memory, batch or layers"
+    must(need < have, f"training needs about {need:,.0f} GiB: {right}")
 
 
 def as_dict(s):
@@ -293,6 +300,7 @@ def training(s, state, batches=None):
     data; by default, the task's. Streams are TRAINING and VALIDATION.
     Raises FloatingPointError, naming the step, when the loss is not finite.
     """
+    must(state.config == s.config, "the state is one of another configuration than the settings'")
     batches = batches or partial(make_batch, s)
     while not finished(s, state):
         began, step = time.perf_counter(), state.step + 1
@@ -361,8 +369,8 @@ def read_model(path):
     params, config = memt.load(path)
     with memt.open_npz(path, "model of train_toy") as arrays:
         about = json.loads(str(arrays.get("about", "{}")))
-        must(set(about) == {"task", "length"}, "it does not say its task and length")
-        return Settings(**about, config=config), params
+        must({*about} >= {"task", "length"}, "it does not say its task and length")
+        return Settings(task=about["task"], length=about["length"], config=config), params
 
 
 def write_result(out, s, state, scores):
@@ -376,11 +384,17 @@ def write_result(out, s, state, scores):
 # ---------------------------------------------------------------- pictures
 def mean_maps(params, config, tokens):
     """Attention averaged over sequences: (L, H, M+T, M+T), as in memt.attention_maps."""
-    total = 0
-    for i in range(0, len(tokens), CHUNK):
-        _, cache = memt.model_forward(params, tokens[i : i + CHUNK], config)
+    total, size = 0, map_chunk(config, tokens.shape[1])
+    for i in range(0, len(tokens), size):
+        _, cache = memt.model_forward(params, tokens[i : i + size], config)
         total = total + memt.attention_maps(cache).sum(axis=1)
     return total / len(tokens)
+
+
+def map_chunk(config, T):
+    """How many sequences' maps to hold at once: CHUNK, fewer if they take more than 256 MB."""
+    cells = config.layers * config.heads * (config.memory + T) ** 2
+    return max(1, min(CHUNK, 2**26 // cells))
 
 
 def without(params, config, gone):
@@ -391,6 +405,7 @@ def without(params, config, gone):
 
 def lesion_matrix(params, config, batch):
     """Share of wrong outputs (0 to 1) at each slot when one memory token is removed: (M, R)."""
+    must(config.memory > 1, f"memory is {config.memory}: must be at least 2, since one must stay")
     models = (without(params, config, [token]) for token in range(config.memory))
     outputs = np.stack([evaluate(*model, batch).outputs for model in models])
     return (outputs != batch.targets).mean(axis=1)
@@ -601,6 +616,7 @@ def prepare(given):
     advice = f"give {'--resume, ' * resumable}another --out, or --overwrite"
     must(overwrite or not held, f"{str(out)!r} holds {', '.join(held)}: {advice}")
     s = default_settings(**given)
+    check_memory(s)
     state = start(s)
     out.mkdir(parents=True, exist_ok=True)
     return out, s, state
@@ -609,6 +625,7 @@ def prepare(given):
 def read_run(out, given):
     """Settings and state of a run; the options must match it, but --steps may be larger."""
     s, state = read_checkpoint(out)
+    check_memory(s)
     if given.get("steps", 0) > s.steps:  # with adam, the cosine is stretched: its rate jumps up
         s = replace(s, steps=given["steps"])
     for name, value in given.items():

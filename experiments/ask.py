@@ -15,7 +15,7 @@ from experiments import attention, common
 def top(weights, names):
     """The two largest weights (k,), as 'name 61%, name 20%'; names: k of them."""
     order = np.argsort(-weights, kind="stable")[:2]
-    return ", ".join(f"{names[i]} {weights[i]:.0%}" for i in order)
+    return ", ".join(f"{names[i]} {weights[i]:.0%}" for i in order if weights[i]) or "not possible"
 
 
 def answer(s, params, x):
@@ -38,7 +38,7 @@ def answer(s, params, x):
     for slot, row in enumerate(weights):
         inside = [top(row[:M], [f"token {i}" for i in range(1, M + 1)])] * bool(M)
         inside += [top(path[slot], places) if path is not None else "never read"] * bool(M)
-        direct = top(row[M : M + n], places) if row[M:].any() else "not possible"
+        direct = top(row[M : M + n], places)
         table.append((str(slot + 1), str(output[slot]), str(target[slot]), *inside, direct))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)

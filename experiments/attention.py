@@ -113,8 +113,9 @@ def paths(params, config, tokens):
     _, cache = memt.model_forward(params, tokens[:1], config, at=[0])
     written = config.layers if cache.memory.size else config.layers - 1
     total = dict.fromkeys(range(written if M else 0), 0)
-    for i in range(0, len(tokens), train_toy.CHUNK):
-        _, cache = memt.model_forward(params, tokens[i : i + train_toy.CHUNK], config)
+    size = train_toy.map_chunk(config, tokens.shape[1])
+    for i in range(0, len(tokens), size):
+        _, cache = memt.model_forward(params, tokens[i : i + size], config)
         maps = memt.attention_maps(cache).mean(axis=2)
         for layer in total:
             total[layer] += np.einsum("btm,bms->tms", maps[-1, :, M:, :M], maps[layer, :, :M, M:])

@@ -10,6 +10,7 @@ of some experiments, `<!-- details NAME -->` those details; each ends at `<!-- e
 
 import importlib
 import re
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from experiments import common
 from experiments.text import OWN
 
 FIGURES = Path(__file__).parent.parent / "figures"
-PART = re.compile(r"(<!-- (findings|details)((?: \w+)*) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+BEGIN = "<!-- (?:findings|details)"
+PART = re.compile(
+    rf"(<!-- (findings|details)((?: \w+)*) -->\n)(?:(?!{BEGIN}).)*?(?=<!-- end -->)", re.DOTALL
+)
 
 
 def names():
@@ -29,13 +33,31 @@ def names():
 
 
 def complete_rows(name, folder):
-    """An experiment, its rows of complete seeds. Raises ValueError or OSError for a bad CSV."""
+    """An experiment, its rows of complete seeds. Raises ValueError or OSError for a bad CSV.
+
+    What all jobs have in common must be the same in all rows, but may differ from the jobs: the
+    Python whose text was used, say.
+    """
+    memt.must(name in names(), f"{name!r} is no experiment: must be one of {', '.join(names())}")
     experiment, path = importlib.import_module(f"experiments.{name}"), folder / f"{name}.csv"
-    runs = len(experiment.jobs(Namespace(seeds=[0], quick=False, text=OWN, out=None)))
-    seeds = common.group(common.read_rows(path, experiment.FOUND), "seed").values()
-    whole = [row for own in seeds if len(own) == runs for row in own]
+    jobs = experiment.jobs(Namespace(seeds=[0], quick=False, text=OWN, out=None))
+    rows = common.read_rows(path, experiment.FOUND, [*jobs[0]])
+    varied = [column for column in jobs[0] if len(common.group(map(as_cells, jobs), column)) > 1]
+    for column in jobs[0].keys() - {*varied, "seed"}:
+        values = sorted({row[column] for row in rows})
+        memt.must(len(values) < 2, f"{path}: {column} is {' and '.join(values)}: must be the same")
+    kinds, whole = sorted(common.key(job, varied) for job in jobs), []
+    for (seed,), own in common.group(rows, "seed").items():
+        if sorted(common.key(row, varied) for row in own) == kinds:
+            whole += own
+        elif len(own) < len(kinds):
+            print(f"{path}: seed {seed} is incomplete, left out", file=sys.stderr)
     memt.must(whole, f"{path} has no complete seed: run python -m experiments.{name}")
     return experiment, whole
+
+
+def as_cells(job):
+    return {name: common.cell(value) for name, value in job.items()}
 
 
 def findings(*chosen, folder=FIGURES):
@@ -51,13 +73,24 @@ def findings(*chosen, folder=FIGURES):
 def details(name, folder=FIGURES):
     """An experiment's details, in Markdown."""
     experiment, rows = complete_rows(name, folder)
+    memt.must(hasattr(experiment, "details"), f"{name!r} has no details")
     return experiment.details(rows)
 
 
 def filled(text):
-    """A document with all its tables made anew."""
-    makers = {"findings": findings, "details": details}
-    return PART.sub(lambda part: part[1] + makers[part[2]](*part[3].split()), text)
+    """A document with all its tables made anew. Raises ValueError for markers that do not fit."""
+
+    def made(part):
+        begin, kind, chosen = part[1], part[2], part[3].split()
+        memt.must(kind == "findings" or len(chosen) == 1, f"{begin.strip()}: must name one")
+        return begin + (findings(*chosen) if kind == "findings" else details(*chosen))
+
+    good = {part.start() for part in PART.finditer(text)}
+    for part in re.finditer(f"{BEGIN}.*", text):
+        right = "must be as the help says, and <!-- end --> must come before the next"
+        memt.must(part.start() in good, f"marker {part[0]!r}: {right}")
+    memt.must(good, "has no table that begins <!-- findings … -->")
+    return PART.sub(made, text)
 
 
 def main():
@@ -72,9 +105,7 @@ def main():
             return print(*names(), "animation")
         print(findings(), end="")
         for path in args.documents:
-            text = path.read_text(encoding="utf-8")
-            memt.must(PART.search(text), f"{path}: has no table that begins <!-- findings … -->")
-            made = filled(text)
+            made = filled(path.read_text(encoding="utf-8"))
             memt.atomic_write(path, lambda file, made=made: file.write(made.encode()))
 
     common.guarded(parser, work)

@@ -7,6 +7,7 @@ on, `seed` included, is also the key of its row: a run whose row is in the CSV i
 import argparse
 import csv
 import importlib
+import io
 import itertools
 import math
 import multiprocessing
@@ -118,11 +119,13 @@ def read_rows(path, found, job=()):
 
 def append_row(path, row):
     """Append a row in a single write: two processes may write to one CSV."""
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if not file.tell():
-            writer.writerow(row)
-        writer.writerow(key(row, row))
+    with open(path, "ab+") as file:
+        text, size = io.StringIO(), file.seek(0, io.SEEK_END)
+        if size and file.seek(size - 1) and file.read(1) != b"\n":  # an editor may remove it
+            text.write("\n")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([key(row, row)] if size else [row, key(row, row)])
+        file.write(text.getvalue().encode())
 
 
 def numbers(rows, column):
@@ -131,6 +134,7 @@ def numbers(rows, column):
         cells = np.array([row[column].split() or ["nothing"] for row in rows], float)
     except ValueError:
         raise ValueError(f"column {column!r}: must be numbers, equally many per row") from None
+    memt.must(np.isfinite(cells).all(), f"column {column!r} has NaN or infinity")
     return cells[:, 0] if cells.shape[1:] == (1,) else cells
 
 
@@ -309,7 +313,9 @@ def main(name, parser=None):
 
     def work():
         run_all(path, [j for j in jobs if key(j, names) not in have], experiment.run, args.jobs)
-        experiment.draw(complete(read_rows(path, experiment.FOUND), jobs), path.parent)
+        rows = complete(read_rows(path, experiment.FOUND), jobs)
+        memt.must(rows, f"{path} has no complete seed")
+        experiment.draw(rows, path.parent)
         train_toy.say(f"files: {path}, {picture}")
 
     guarded(parser, work, path)

@@ -48,7 +48,9 @@ FOUND = ("parameters", "flops", "accuracy", "by_length", "removed", "yardstick")
 
 
 def jobs(args):
-    found = []
+    found, choosing = [], {*args.seeds} & {*CHOSEN_ON}
+    alone = not choosing or {*args.seeds} <= {*CHOSEN_ON}
+    memt.must(alone, f"--seeds: {CHOSEN_ON} choose the rates: must be run alone")
     for seed, (task, positions) in itertools.product(args.seeds, RATES):
         chosen = dict(zip(MODELS, RATES[task, positions], strict=True))
         for run in (
@@ -178,6 +180,18 @@ def accuracies(rows, *kind):
     return 100 * of(rows, "accuracy", *kind)
 
 
+def chosen_rates(rows):
+    """RATES: the best of TRIED for each model, by its mean accuracy in these rows."""
+    found = {}
+    for task, positions in RATES:
+        own, found[task, positions] = {"task": task, "positions": positions}, []
+        for model in MODELS:
+            tried = (common.by_seed(rows, "accuracy", **own, model=model, lr=lr / 1000).mean()
+                     for lr in TRIED)  # fmt: skip
+            found[task, positions].append(TRIED[np.argmax([*tried])])
+    return {kind: tuple(rates) for kind, rates in found.items()}
+
+
 def gains(rows, positions, others):
     """Task -> M = 1 minus the best of the other models (by its mean), in percentage points."""
     found = {}
@@ -233,6 +247,8 @@ def inside(rows):
 
 def draw(rows, out):
     """A panel per task, without and with positions: accuracy against M, other models as lines."""
+    if int(rows[0]["seed"]) in CHOSEN_ON:
+        return train_toy.say(f"RATES = {chosen_rates(rows)}\nno picture of these seeds")
     memory = [name for name in MODELS if name.startswith("M")]
     note = f"lengths 2 to 20; width 16, 4 heads, one layer, {rows[0]['steps']} steps; mean and 95% "
     note += "confidence interval; plain: same size, hidden 40 or 72, width 20, two layers"

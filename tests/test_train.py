@@ -637,7 +637,7 @@ BAD_ARGUMENTS = {
     "--heads=5": r"width is 8.*\b5\b",
     "--layers=10000": "layers is 10000: must be from 1 to 9999",
     "--hidden=2000000000": r"parameters \([\d,]+ GiB in float32\): must be fewer than 2\*\*31",
-    "--length=2000000": r"a training step needs about [\d,]+ GiB: must be less than 16",
+    "--length=2000000000": r"training needs about [\d,]+ GiB: must be less than \d+",
     **{f"--{name}=0": f"{name} is 0" for name in ("length", "steps", "batch", "lr", "memory")},
     **{f"--lr={value}": "lr is |'fast'" for value in ("nan", "inf", "-0.1", "fast")},
     **{f"--{name}=-3": f"{name} is -3" for name in train_toy.NUMBERS},
@@ -663,6 +663,24 @@ def test_the_directory_by_default(tmp_path, monkeypatch):
     out, *_ = train_toy.prepare({"task": "copy", "variant": "memctrl", "seed": 3})
     assert out == Path("runs/copy-memctrl-3") and out.is_dir()
     assert train_toy.prepare({})[0] == Path("runs/reverse-membottleneck-0")
+
+
+def test_what_does_not_belong_together():
+    s, other = default_settings(**TINY), default_settings(**TINY | {"heads": 1})
+    with pytest.raises(ValueError, match="another configuration"):
+        next(train_toy.training(s, train_toy.start(other)))
+    with pytest.raises(ValueError, match="memory is 1: must be at least 2"):
+        train_toy.lesion_matrix({}, replace(s.config, memory=1), None)
+
+
+def test_maps_of_long_sequences_are_made_one_by_one(monkeypatch):
+    """With the same mean; the defaults take CHUNK at once."""
+    s = default_settings(**TINY)
+    params, tokens = train_toy.start(s).params, train_toy.make_batch(s, 7, TEST).tokens
+    maps = train_toy.mean_maps(params, s.config, tokens)
+    assert train_toy.map_chunk(s.config, 6) == 64 and train_toy.map_chunk(s.config, 5000) == 1
+    monkeypatch.setattr(train_toy, "map_chunk", lambda *_: 2)
+    assert abs(train_toy.mean_maps(params, s.config, tokens) - maps).max() < 1e-6
 
 
 def test_the_smallest_settings_train():
