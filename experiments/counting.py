@@ -24,8 +24,8 @@ LOOK_AT = (5, 10, 20, 25, 30, 40)  # lengths, the last three beyond the trained 
 BASE = {"memory": 0, "blanks": 0, "width": 16, "hidden": 32, "layers": 1}
 MODELS = {f"M = {M}": BASE | {"memory": M} for M in (0, 1, 2, 4, 8, 16)} | {
     "hidden 40": BASE | {"hidden": 40},  # more parameters than M = 16
-    "hidden 72": BASE | {"hidden": 72},  # more operations than M = 4
-    "width 20": BASE | {"width": 20},  # more of both than M = 4
+    "hidden 72": BASE | {"hidden": 72},  # this and the next two: also more operations
+    "width 20": BASE | {"width": 20},
     "two layers": BASE | {"layers": 2},
     "1 blank": BASE | {"blanks": 1},
     "4 blanks": BASE | {"blanks": 4},

@@ -25,13 +25,6 @@ def jobs(args):
     ]
 
 
-LESIONED_ON = train_toy.LESIONED_ON  # this and keep: only until page.py uses train_toy's
-
-
-def keep(params, config, tokens):
-    return train_toy.without(params, config, np.delete(np.arange(config.memory), tokens))
-
-
 def removed(params, config, batch, order):
     """Symbol accuracy after the first 0, 1, … M-1 tokens of the order are removed."""
     lesioned = (train_toy.without(params, config, order[:k]) for k in range(len(order)))
