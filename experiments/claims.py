@@ -102,7 +102,7 @@ def main():
 
     def work():
         if args.names:
-            return print(*names(), "animation")
+            return print(*names(), "animation", "architectures")
         print(findings(), end="")
         for path in args.documents:
             made = filled(path.read_text(encoding="utf-8"))

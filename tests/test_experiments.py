@@ -939,7 +939,7 @@ def test_cost_is_measured_by_one_process(monkeypatch):
 def test_the_experiments_are_found(capsys):
     assert call("claims", "--names") == 0
     found = capsys.readouterr().out.split()
-    assert found == [*EXPERIMENTS, "animation"] and len(found) > 8
+    assert found == [*EXPERIMENTS, "animation", "architectures"] and len(found) > 8
 
 
 def test_claims_count_the_seeds_that_have_all_runs_and_no_others(tmp_path, capsys):
