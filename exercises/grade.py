@@ -37,6 +37,7 @@ import memt
 import train_toy
 from train_toy import Parser, say
 
+from . import solutions
 from .checks import EXERCISES, Wrong, solution
 from .hints import SHAPE
 from .sheet import sheet
@@ -47,11 +48,19 @@ PRINTED = 1e6  # bytes that a file may print while it is graded
 MEMORY, FILE = 2**31, 2**28  # bytes that it may allocate, and write to one file
 STEPS = 1000  # of training; correct gradients need about 200
 ALONE = sys.platform in ("emscripten", "wasi")  # a browser's Python can start no other process
-CHILD = "import sys; from exercises.grade import child; child(*sys.argv[1:])"
+CHILD = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+CHILD += "from exercises.grade import child; child(*sys.argv[1:])"
 SOLVED, WRONG, UNWRITTEN = "solved", "wrong", "not written yet"
 USES = {"start": "exercises overwrite", "check": "exercises", "train": "out overwrite",
         "class": "exercises out overwrite", "sheet": "exercises overwrite"}  # fmt: skip
 CELLS = {SOLVED: "ok", WRONG: "no", UNWRITTEN: "-"}  # other states say why there is no verdict
+HINTS = {  # word of an error message -> what is said of it
+    "unpack": "How many values are on the right, and how many names on the left?",
+    "matmul": SHAPE,
+    "broadcast": SHAPE,
+    "RecursionError": "Which function calls itself without end?",
+    "EOFError": "A graded file gets no input: write the value in its place.",
+}
 STOPPED = threading.Event()  # set when what is still being graded must end
 
 
@@ -60,6 +69,7 @@ def verdict(name, source, path, loaded=lambda: None):
 
     Calls `loaded` when the student's file has been run, before what it defines is checked.
     """
+    module = None
     try:
         module = load(source, path)
         loaded()
@@ -67,22 +77,27 @@ def verdict(name, source, path, loaded=lambda: None):
     except Wrong as wrong:
         lines = str(wrong)[:4000].splitlines()
         return WRONG, "\n".join(textwrap.fill(line, 96) for line in lines)
-    except NotImplementedError:
-        return UNWRITTEN, ""
+    except NotImplementedError as error:  # of the exercise, not of what the file itself calls
+        return (UNWRITTEN, "") if module else (WRONG, where(error, path))
     except SyntaxError as error:
         return "syntax", where(error, path)
     except MemoryError as error:
         return "memory", where(error, path)
+    except SystemExit as error:
+        return "exit", where(error, path)
     except BaseException as error:  # a student's file may raise anything
         return WRONG, where(error, path)
     return SOLVED, ""
 
 
 def load(source, path):
-    """The student's file as a module. Raises whatever it raises."""
+    """The student's file as a module, without its changes to memt. Raises whatever it raises."""
     module = types.ModuleType("students")
     sys.modules["students"] = module  # dataclasses look up their module
-    exec(compile(source, path, "exec"), module.__dict__)
+    with contextlib.ExitStack() as after:
+        for names in (vars(memt), vars(solutions)):
+            after.callback(names.update, dict(names))
+        exec(compile(source, path, "exec"), module.__dict__)
     return module
 
 
@@ -99,8 +114,7 @@ def where(error, path):
     """The lines of the student's file in a traceback, the error message, and a hint."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     said = "".join(traceback.format_exception_only(error))[:2000].rstrip()
-    hint = "How many values are on the right, and how many names on the left?" * ("unpack" in said)
-    hint = SHAPE if "matmul" in said or "broadcast" in said else hint
+    hint = next((hint for word, hint in HINTS.items() if word in said), "")
     more = [f"\n{line}" for line in (getattr(error, "case", ""), hint) if line]
     return "".join([*traceback.format_list(frames[-3:]), said, *more])
 
@@ -132,12 +146,13 @@ def refuse_processes(event, _arguments):
 def run_apart(name, path, limit):
     """`verdict` in another process, killed after `limit` seconds with every process it started.
 
-    The third result: whether the student's file was run to its end.
+    It runs in a temporary folder. The third result: whether the student's file was run to its end.
     """
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
+    temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with temporary as folder, tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(path.resolve()), name, folder],
-            cwd=ROOT,
+            cwd=folder,
             env=os.environ | {"PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=printed,
@@ -204,8 +219,8 @@ def matching(word):
 def limit():
     """Seconds for one exercise. Raises ValueError."""
     text = os.environ.get("MEMT_LIMIT", "60")
-    if not text.replace(".", "", 1).isdecimal():
-        raise ValueError(f"MEMT_LIMIT is {text!r}: must be a number of seconds")
+    if not text.replace(".", "", 1).isdecimal() or float(text) == 0:
+        raise ValueError(f"MEMT_LIMIT is {text!r}: must be a positive number of seconds")
     return float(text)
 
 
@@ -246,8 +261,8 @@ def check(path, names):
 
 def train(path, out, overwrite):
     """Train with the student's gradients; 0 if that solves the task. Raises OSError, ValueError."""
-    given = {"out": out or Path("runs/mine"), "steps": STEPS, "overwrite": overwrite}
-    out, s, state = train_toy.prepare(given)
+    must_be_new(out / "checkpoint.npz", overwrite)  # train_toy would advise --resume
+    _, s, state = train_toy.prepare({"out": out, "steps": STEPS, "overwrite": overwrite})
     names = [name for name in EXERCISES if hasattr(memt, name)]
     states = {name: found for name, found, _ in graded(path, names, limit())}
     unsolved = [f"{number(n)} {n} ({found})" for n, found in states.items() if found != SOLVED]
@@ -261,13 +276,13 @@ def train(path, out, overwrite):
             for _ in train_toy.training(s, state):
                 show(state)
         if train_toy.solved(state):
+            train_toy.write_checkpoint(out, s, state)
             train_toy.report(out, s, state)
     except (Exception, SystemExit) as error:  # a student's file may raise anything
         say(f"\n{where(error, str(path))}")
     finally:
         train_toy.memt = memt
-    own = [found != UNWRITTEN for name, found in states.items() if name.endswith("_backward")]
-    say(outcome(path, out, state, own))
+    say(outcome(path, out, state, states))
     return 0 if train_toy.solved(state) else 1
 
 
@@ -280,15 +295,14 @@ def completed(path, states):
     return module
 
 
-def outcome(path, out, state, own):
-    """What training came to, and what to do next; own: whether each gradient is the student's."""
+def outcome(path, out, state, states):
+    """What training came to, and what to do next; states: exercise -> its state."""
     if train_toy.solved(state):
-        commands = (
-            f"python -m experiments.{name} {out / 'model.npz'}" for name in ("attention", "page")
-        )
+        own = [found != UNWRITTEN for name, found in states.items() if name.endswith("_backward")]
         few = f"; {sum(own)} of {len(own)} backward functions were yours, the others memt's"
         whose = " with your gradients" if all(own) else few
-        return "\n".join([f"\nsolved{whose}. To look inside:", *commands])
+        command = "python -m experiments.attention"
+        return f"\nsolved{whose}. To look inside:\n{command} {out / 'model.npz'}"
     scores = ""
     if state.log:
         _, loss, symbol, _ = state.log[-1]
@@ -302,29 +316,39 @@ python -m exercises.grade check {path}"""
 
 def grade_class(folder, names, out, overwrite):
     """Grade every .py of a folder -> a table and a CSV. Raises OSError or ValueError."""
-    files, out = sorted(filter(Path.is_file, folder.glob("*.py"))), out or folder / "class.csv"
+    files, out = sorted(filter(Path.is_file, folder.glob("[!.]*.py"))), out or folder / "class.csv"
     if not files:
         raise FileNotFoundError(f"{str(folder)!r} is not a folder with .py files")
+    can = (out.is_file() or not out.exists()) and os.access(out.parent, os.W_OK | os.X_OK)
+    memt.must(can, f"{out} can't be written: must be a file in a folder that exists")
     must_be_new(out, overwrite)
-    seconds, rows = limit(), []
-    pool = ThreadPoolExecutor(os.cpu_count())
+    seconds, rows, pool = limit(), {}, ThreadPoolExecutor(os.cpu_count())
+
+    def grade(path):
+        cells = [CELLS.get(state, state) for _, state, _ in graded(path, names, seconds)]
+        name = repr(path.name)[1:-1]  # in one line
+        rows[path] = [name, str(cells.count(CELLS[SOLVED])), *cells]
+
     try:
-        results = pool.map(lambda path: [*graded(path, names, seconds)], files)
-        for path, result in zip(files, results, strict=True):
-            cells = [CELLS.get(state, state) for _, state, _ in result]
-            rows.append([path.name, str(cells.count(CELLS[SOLVED])), *cells])
-            say(f"{len(rows)} of {len(files)} files graded: {path.name}")
+        for i, _ in enumerate(pool.map(grade, files)):
+            say(f"{i + 1} of {len(files)} files graded: {rows[files[i]][0]}")
     finally:  # also after Ctrl-C, when some are still being graded
         STOPPED.set()
         pool.shutdown(cancel_futures=True)
         STOPPED.clear()
+        if rows:
+            write_class(out, names, [rows[path] for path in files if path in rows])
+    return 0
+
+
+def write_class(out, names, rows):
+    """Print the table of a class, and write its CSV. Raises OSError."""
     say(table([["file", "solved", *(str(number(name)) for name in names)], *rows]))
     text = io.StringIO()
     csv.writer(text).writerows([["file", "solved", *names], *rows])
     data = text.getvalue().encode("utf-8", "backslashreplace")
     memt.atomic_write(out, lambda file: file.write(data))
     say(f"ok: solved, no: wrong, -: not written yet, else: why there is no verdict\n{out}")
-    return 0
 
 
 def table(rows):
@@ -369,7 +393,7 @@ def run(args):
         raise FileNotFoundError(f"{args.path} is not a file")
     if args.command == "check":
         return check(args.path, names)
-    return train(args.path, args.out, args.overwrite)
+    return train(args.path, args.out or Path("runs/mine"), args.overwrite)
 
 
 def main(arguments=None):

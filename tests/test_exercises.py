@@ -60,6 +60,22 @@ def test_stubs_and_foreign_files_are_rejected(name):
         assert grade.verdict(name, source, "mine.py")[0] != "solved", source
 
 
+REPLACED = [  # exercise, a wrong answer, what would make it right
+    ("build_mask", "*_: None", "memt.build_mask = build_mask"),
+    ("softmax_backward", "dp, p: dp", "memt.softmax_forward = lambda s: (s, s)"),
+    ("without", "params, config, gone: (params, config)", "solutions.without = without"),
+    ("tied_backward", "dy, c: (dy, 0 * c)", "solutions.tied_forward = lambda x, w: (x, w)"),
+]
+
+
+@pytest.mark.parametrize("name, wrong, replace", REPLACED)
+@pytest.mark.parametrize("more", ["", "\n1 / 0"])
+def test_a_file_does_not_change_what_it_is_compared_with(name, wrong, replace, more):
+    source = f"import memt\nfrom exercises import solutions\n{name} = lambda {wrong}\n{replace}"
+    assert grade.verdict(name, source + more, "mine.py")[0] == "wrong"
+    assert grade.verdict(name, FULL, "mine.py") == ("solved", "")
+
+
 # ---------------------------------------------------------------- hints
 
 BASES = {"layernorm_backward": checks.plain_layernorm, "softmax_backward": checks.plain_softmax}
@@ -324,6 +340,8 @@ CANNOT_RUN = [
     ("import numpy\nx = (", 'File "mine.py", line 2'),
     ("x = 1\n1 / 0\n", 'File "mine.py", line 2, in <module>\nZeroDivisionError'),
     ("raise SystemExit(0)", "SystemExit"),
+    ("def f(): raise NotImplementedError('unwritten')\nf()", "line 2, in <module>\n  File"),
+    ("def f(): f()\nf()", "exceeded\nWhich function calls itself without end?"),
     ("class Odd(BaseException):\n    def __str__(self): 1 / 0\nraise Odd", "Odd"),
     ("x = 1", "the file does not define softmax_backward"),
     ("x = 'é'".encode("latin-1"), "SyntaxError"),
@@ -337,7 +355,9 @@ CANNOT_RUN = [
 @pytest.mark.parametrize("source, text", CANNOT_RUN)
 def test_what_cannot_run_gets_one_message(source, text):
     state, said = grade.verdict("softmax_backward", source, "mine.py")
-    assert state == ("syntax" if "SyntaxError" in said else "wrong") and text in said
+    states = {"SyntaxError": "syntax", "SystemExit": "exit"}
+    (expected,) = [states[error] for error in states if error in said] or ["wrong"]
+    assert state == expected and text in said
 
 
 def test_an_error_says_for_which_case_and_lines_are_short():
@@ -370,7 +390,9 @@ PROCESSES = [
     ("import os; os.fork()", "wrong", "a graded file may not start another process"),
     ("print('hello')", "wrong", "the file does not define softmax_backward.\nIt printed:\nhello"),
     ("raise ValueError('\\ud800')", "wrong", "ValueError: \\ud800"),
+    ("input()", "wrong", "\nA graded file gets no input: write the value in its place."),
     (FULL + LASTING, "solved", ""),
+    (FULL + "open('left.txt', 'w').close()", "solved", ""),
 ]
 
 
@@ -379,6 +401,7 @@ def test_a_process_of_its_own(mine, source, state, text):
     mine.write_text(source, encoding="utf-8")
     found = grade.run_apart("softmax_backward", mine, 1 if "True" in source else 30)
     assert found[0] == state and found[1].endswith(text) and bool(found[1]) == bool(text)
+    assert not any((folder / "left.txt").exists() for folder in (grade.ROOT, mine.parent))
 
 
 FORKED = """
@@ -443,7 +466,8 @@ def test_refusals(mine, monkeypatch, capsys):
     def refused(*arguments, status=2):
         with pytest.raises(SystemExit) as end:
             sys.exit(grade.main([*map(str, arguments)]))
-        said = capsys.readouterr().err
+        out, said = capsys.readouterr()
+        assert not out or status == 0
         assert end.value.code == status and said.count("\n") == (status == 2)
         return said
 
@@ -459,9 +483,13 @@ def test_refusals(mine, monkeypatch, capsys):
     assert "is not a folder with .py files" in refused("class", mine)
     mine.with_name("class.csv").write_text("kept")
     assert "class.csv exists: --overwrite" in refused("class", mine.parent)
-    mine.with_name("model.npz").write_text("kept")
-    assert "holds model.npz" in refused("train", mine, "--out", mine.parent)
-    for text in ("abc", "nan", "-1", ""):
+    for out in (mine.parent, mine.with_name("no") / "x.csv", mine / "x.csv"):
+        said = refused("class", mine.parent, "--out", out, "--overwrite")
+        assert f"{out} can't be written: must be a file in a folder that exists" in said
+    mine.with_name("checkpoint.npz").write_text("kept")
+    said = refused("train", mine, "--out", mine.parent)
+    assert "checkpoint.npz exists: --overwrite" in said and "resume" not in said
+    for text in ("abc", "nan", "-1", "", "0", "0.0"):
         monkeypatch.setenv("MEMT_LIMIT", text)
         assert f"MEMT_LIMIT is {text!r}" in refused("check", mine)
     refused("start", mine, "--overwrite", "without", status=0)
@@ -489,6 +517,25 @@ def test_a_run_can_be_stopped(mine, monkeypatch, capsys, command):
     assert grade.main([command, str(path)]) == 130 and capsys.readouterr().out == "stopped\n"
 
 
+def test_a_stopped_class_keeps_what_is_graded(tmp_path, monkeypatch, capsys):
+    def run_apart(name, path, limit):
+        if path.name == "bob\n.py":
+            return "solved", "", True
+        if path.name == "cid.py":  # bob's is graded, ada's is not
+            os.kill(os.getpid(), signal.SIGINT)
+        assert grade.STOPPED.wait(30)
+        raise KeyboardInterrupt
+
+    for name in ("ada.py", "bob\n.py", "cid.py", "dan.py"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(grade, "run_apart", run_apart)
+    monkeypatch.setattr(grade.os, "cpu_count", lambda: 2)
+    assert grade.main(["class", str(tmp_path), "softmax"]) == 130
+    assert (tmp_path / "class.csv").read_text().splitlines()[1:] == ["bob\\n.py,1,ok"]
+    _, row, *_, last = capsys.readouterr().out.splitlines()
+    assert (row, last) == ("bob\\n.py 1      ok", "stopped")
+
+
 def test_a_browsers_python_grades_in_its_own_process(mine, monkeypatch, capsys):
     mine.write_text(starter(["REACH"]), encoding="utf-8")
     monkeypatch.setattr(grade, "ALONE", True)
@@ -511,6 +558,8 @@ def test_a_class_gets_a_table(tmp_path, monkeypatch, capsys):
     for name, (text, _, _) in CLASS.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "folder.py").mkdir()
+    for name in (".py", "._ada.py"):
+        (tmp_path / name).write_text(FULL, encoding="utf-8")
     tried, apart = [], grade.run_apart
     monkeypatch.setattr(grade, "run_apart", lambda *it: tried.append(it[1].name) or apart(*it))
     monkeypatch.setenv("MEMT_LIMIT", "3")
@@ -535,8 +584,18 @@ def test_training_with_gradients_of_your_own(mine, monkeypatch, capsys, source, 
     mine.write_text(source, encoding="utf-8")
     monkeypatch.setattr(grade, "STEPS", steps)
     out, solved = mine.with_name("out"), steps == 1000
-    assert grade.main(["train", str(mine), "--out", str(out)]) == (0 if solved else 1)
-    assert text in capsys.readouterr().out and (out / "model.npz").exists() == solved
+    out.mkdir()
+    (out / "checkpoint.npz").write_text("old")
+    assert grade.main(["train", str(mine), "--out", str(out), "--overwrite"]) == (not solved)
+    said = capsys.readouterr().out
+    assert text in said and said.count("experiments.page") == solved
+    assert (out / "model.npz").exists() == (out / "log.csv").exists() == solved
+    if solved:  # --resume finds the model
+        _, state = train_toy.read_checkpoint(out)
+        _, params = train_toy.read_model(out / "model.npz")
+        assert all(np.array_equal(state.params[name], params[name]) for name in params)
+    else:
+        assert (out / "checkpoint.npz").read_text() == "old"
     assert train_toy.memt is memt
 
 
