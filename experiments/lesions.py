@@ -54,14 +54,14 @@ def finding(rows):
 
 
 def draw(rows, out):
-    """The lesion matrix of the first seed's models that reverse; their means count all runs."""
-    seed = rows[0]["seed"]
-    note = f"one model each: reverse, seed {seed}, {rows[0]['lesioned_on']} test sequences; tokens "
+    """The lesion matrix of the first seed's models of one task; their means count all runs."""
+    seed, task = rows[0]["seed"], rows[-1]["task"]  # reverse; in miniature, copy
+    note = f"one model each: {task}, seed {seed}, {rows[0]['lesioned_on']} test sequences; tokens "
     note += "sorted by the slot that needs them most; % wrong: mean over copy and reverse"
     figure, ((*grid,),) = common.slide(finding(rows), note, rows, columns=len(VARIANTS))
     for axes, variant in zip(grid, VARIANTS, strict=True):
         own = {"variant": variant}
-        matrix = common.by_seed(rows, "matrix", task="reverse", **own)[0]
+        matrix = common.by_seed(rows, "matrix", task=task, **own)[0]
         image = train_toy.draw_matrix(axes, matrix.reshape(-1, int(rows[0]["length"])))
         wrong = 100 * common.by_seed(rows, "matrix", **own).mean()
         axes.set_title(f"{variant}\n{wrong:.1f}% wrong")
