@@ -107,6 +107,8 @@ def read_rows(path, found, job=()):
     if not names or head[len(names) :] != [*found, "seconds"] or (job and names != list(job)):
         raise ValueError(f"{str(path)!r} is not a CSV of this experiment: choose another --out")
     for number, line in enumerate(lines, 2):
+        if not line:  # two processes may end an unfinished line at once
+            continue
         if len(line) != len(head) or line == head:
             what = "a second header" if line == head else "incomplete"
             raise ValueError(f"{str(path)!r}: row {number} is {what}: remove it")

