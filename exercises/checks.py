@@ -258,12 +258,15 @@ def assigned(steps, dmem, dseq, cache):
 
 @exercise("embedding_backward")
 def check_embedding(function):
-    # ids are repeated within rows and within a column; 4 and the highest, 6, do not occur
-    forward = partial(memt.embedding_forward, np.array([[0, 3, 3, 1, 5], [3, 5, 3, 5, 2]]))
+    # ids are repeated within rows and within a column; the blank, 6, only occurs in the second
+    both = np.array([[[0, 3, 3, 1, 5], [3, 5, 3, 5, 2]], [[0, 3, 6, 1, 6], [3, 6, 6, 5, 2]]])
     text = "missing sum: of equal ids, `dembed[ids] += d` adds only one; np.add.at adds all."
     by_column = partial(np.swapaxes, axis1=0, axis2=1)
     slips = [(text, partial(assigned, steps)) for steps in (lambda a: [a], iter, by_column)]
-    judge(function, memt.embedding_backward, forward, draw(1, embed=(7, C), memory=(M, C)), slips)
+    arrays = draw(1, embed=(7, C), memory=(M, C))
+    for tokens in both:
+        forward = partial(memt.embedding_forward, tokens)
+        judge(function, memt.embedding_backward, forward, arrays, slips)
 
 
 def tied_given(dy, cache):
@@ -344,6 +347,7 @@ def check_without(function):
     for gone in ([], [1, 3], [3, 1], [0]):
         with case(f"without tokens {gone}"):
             params = draw(3, **memt.param_shapes(config))
+            params = {name: p.astype(np.float32) for name, p in params.items()}
             given = {name: p.copy() for name, p in params.items()}
             out = function(given, replace(config), [*gone])
             if any(not np.array_equal(given.get(name), p) for name, p in params.items()):
@@ -360,6 +364,8 @@ def compare_models(out, right, small):
     rows, expected = getattr(hurt.get("memory"), "shape", None), right["memory"].shape
     if rows != expected:
         raise Wrong(f"memory has shape {rows}: must be {expected}.")
+    if hurt["memory"].dtype != right["memory"].dtype:
+        raise Wrong(f"memory has dtype {hurt['memory'].dtype}: must be that of the given one.")
     wrong = [n for n in {**right, **hurt} if not np.array_equal(hurt.get(n), right.get(n))]
     if wrong:
         raise Wrong(f"params {wrong} are wrong: rows, or their order?")

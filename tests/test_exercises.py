@@ -123,6 +123,7 @@ c_mh, c_ln2, c_w1, c_relu, c_w2, c_ln1 = cache | order: two values
 embedding | dmem.sum(axis=0) -> dmem | missing sum
 embedding | dmem.sum(axis=0) -> dmem.mean(axis=0) | factor
 embedding | dembed = ... -> (dembed := np.zeros((7, 12)))[tokens] += dseq | missing sum: of equal
+embedding | np.arange(vocabulary) -> np.where(np.arange(7) < 6, np.arange(7), -1) | not one of
 embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
 for ids, d in zip(tokens, dseq): dembed[ids] += d | missing sum: of equal
 embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
@@ -143,6 +144,7 @@ sort_task | np.sort(...) -> x.sort(axis=1) or x | the input was changed
 sort_task | returned x -> x.astype(float) | must return an array of integers of shape (20, 6), not a
 sort_task | returned x -> x.tolist() | must return an array of integers of shape (20, 6), not list.
 without | params["memory"][kept] -> np.delete(params["memory"], gone) | without tokens []: memory
+without | params["memory"][kept] -> params["memory"][kept] * np.ones(1) | without tokens []: memory
 without | len(kept) -> 5 | without tokens [1, 3]: config.memory is 5: must be 3.
 without | returned new, small -> small, new | without tokens []: must return params, config, not
 without | returned new, small -> new | without tokens []: must return params, config, not dict.
