@@ -123,7 +123,7 @@ c_mh, c_ln2, c_w1, c_relu, c_w2, c_ln1 = cache | order: two values
 embedding | dmem.sum(axis=0) -> dmem | missing sum
 embedding | dmem.sum(axis=0) -> dmem.mean(axis=0) | factor
 embedding | dembed = ... -> (dembed := np.zeros((7, 12)))[tokens] += dseq | missing sum: of equal
-embedding | np.arange(vocabulary) -> np.where(np.arange(7) < 6, np.arange(7), -1) | not one of
+embedding | np.arange(vocabulary) -> np.where(np.arange(7) < 6, np.arange(7), -1) | This is not
 embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
 for ids, d in zip(tokens, dseq): dembed[ids] += d | missing sum: of equal
 embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
