@@ -54,7 +54,7 @@ def decode(model, state=-1):
     return train_toy.Settings(**about, config=memt.Config(**model["config"])), params
 
 
-def js_answers(js, model):
+def js_answers(js, model, size):
     """As page.answers, by the page."""
     s, _ = decode(model)
     code = """(() => {
@@ -63,7 +63,7 @@ def js_answers(js, model):
       return [0, 1, 3].filter((count) => !count || count < M).map((count) => tokens.map((x, i) =>
         respond(params, x, model.config, gone(i, count)).outputs));
     })()"""
-    tokens = train_toy.make_batch(s, page.CHECK_ON, train_toy.TEST).tokens[:, : s.length]
+    tokens = train_toy.make_batch(s, size, train_toy.TEST).tokens[:, : s.length]
     return js(code, model=model, tokens=tokens.tolist())
 
 
@@ -129,6 +129,15 @@ def test_what_is_typed_is_read_or_refused_in_words(js):
         assert js("parse(text, 3, symbols)", text=text, symbols=symbols) == {"tokens": [3, 1, 4]}
 
 
+def test_a_memory_token_of_two_symbols_is_said_to_hold_both(js):
+    for weights, words in (
+        ([0.1, 0.2, 0.7], "mostly symbol 3, the 8 (70%)"),
+        ([0.5, 0.1, 0.4], "symbols 1 and 3, the 4 and the 8 (50% and 40%)"),
+        ([0.3, 0.4, 0.3], "several symbols (none above 40%)"),
+    ):
+        assert js("noted(weights, [4, 6, 8])", weights=weights) == words
+
+
 # ---------------------------------------------------------------- the committed page
 def test_the_committed_page_is_whole_small_and_by_itself():
     assert page.html(MODELS) == COMMITTED, "stale: python -m experiments.page"
@@ -147,7 +156,7 @@ def test_the_committed_page_is_whole_small_and_by_itself():
 @pytest.mark.parametrize("model", MODELS, ids=VARIANTS)
 def test_every_answer_is_that_of_the_original_model(model, js):
     """`check` was made of the model before rounding: whole, without one token, without three."""
-    assert page.digest(js_answers(js, model)) == model["states"][-1]["check"]
+    assert page.digest(js_answers(js, model, page.PAGE_ON)) == model["states"][-1]["check"]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=VARIANTS)
@@ -185,7 +194,7 @@ def test_the_page_of_one_model(js, tmp_path, monkeypatch, capsys):
     assert (status, err) == (0, "") and "memory.html" in out and len(text.encode()) <= 150_000
     assert model["rows"] == [*range(10)][::-1] and model["write"] == 1
     sorted_again = original | {"memory": original["memory"][model["rows"]]}
-    assert np.array_equal(js_answers(js, model), page.answers(s, sorted_again, page.CHECK_ON))
+    assert np.array_equal(js_answers(js, model, 40), page.answers(s, sorted_again, 40))
 
 
 def test_bad_arguments_get_one_line_and_status_2(tmp_path, monkeypatch, capsys):
