@@ -341,7 +341,7 @@ def slide(found, note, rows, columns=1, lines=1, **options):
     matplotlib.rcParams.update({"font.size": 17, "axes.titlesize": 18, "lines.linewidth": 3})
     matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     figure = matplotlib.figure.Figure(figsize=(12, 6.75), layout="constrained")
-    title = [f"{claim}: {verdict}" for claim, _, _, verdict in found]
+    title = [f"{verdict[0].upper()}{verdict[1:]}: {claim}" for claim, _, _, verdict in found]
     title += [found[0][2]] if len(found) == 1 else []
     title = "\n".join(wrap(text) for text in title)
     note = textwrap.fill(f"{note}; {len(group(rows, 'seed'))} seeds" if rows else note, 112)

@@ -896,7 +896,8 @@ def test_one_model_is_read(variant, tmp_path, capsys, monkeypatch):
     ((figure, path),) = pictures
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert path == tmp_path / "map.png" and NOTES[variant] in str(texts)
-    assert figure.get_suptitle() == f"What attends to what: {variant}\nM = {config.memory}"
+    title = f"{variant.capitalize()}: What attends to what\nM = {config.memory}"
+    assert figure.get_suptitle() == title
     table = attention.table(s, *attention.look(s, params))
     assert capsys.readouterr().out == f"{table}\npicture: {path}\n"
 
