@@ -203,11 +203,10 @@ def gains(rows, positions, others):
 
 def finding(rows):
     questions = {
-        "Without positions, one memory token lets a model count: better than five plain models":
-            (False, PLAIN),
-        "With positions, one memory token is better at it than five plain models": (True, PLAIN),
-        "Without positions, one memory token is better than one blank": (False, ("1 blank",)),
-    }  # fmt: skip
+        "Without positions, one memory token counts better than plain models": (False, PLAIN),
+        "With positions, one memory token counts better than plain models": (True, PLAIN),
+        "Without positions, one memory token counts better than a blank": (False, ("1 blank",)),
+    }
     found = []
     for claim, question in questions.items():
         measured, verdict = common.least(gains(rows, *question))
@@ -250,9 +249,10 @@ def draw(rows, out):
     if int(rows[0]["seed"]) in CHOSEN_ON:
         return train_toy.say(f"RATES = {chosen_rates(rows)}\nno picture of these seeds")
     memory = [name for name in MODELS if name.startswith("M")]
-    note = f"lengths 2 to 20; width 16, 4 heads, one layer, {rows[0]['steps']} steps; mean and 95% "
-    note += "confidence interval; plain: same size, hidden 40 or 72, width 20, two layers"
-    figure, grid = common.slide(finding(rows)[:2], note, rows, 2, 2, sharey="row", sharex=True)
+    note = "how often a symbol occurs, how often the next one follows; lengths 2 to 20; width 16, "
+    note += f"4 heads, one layer, {rows[0]['steps']} steps; mean and 95% confidence interval; "
+    note += "plain: same size, hidden 40 or 72, width 20, two layers"
+    figure, grid = common.slide(finding(rows), note, rows, 2, 2, sharey="row", sharex=True)
     style = {"color": common.COLORS[0], "marker": "o", "ms": 9, "capsize": 6}
     for (task, positions), axes in zip(RATES, grid.T.ravel(), strict=True):
 

@@ -199,8 +199,9 @@ def draw(rows, out):
     common.gains(right, changes)
     for name, level in zip(BASELINES, common.numbers(rows, "baselines").mean(axis=0), strict=True):
         left.axhline(level, color="0.4", linestyle=":", lw=2)
-        left.text(3.7, level, name, ha="right", va="bottom", color="0.3")
-    left.set(ylabel="bits per masked character", ylim=(0, None), title="lower is better")
+        left.text(-0.45, level, name, va="top" if name == "n-gram" else "bottom", color="0.3")
+    low = min(values.min() for values in bits.values())
+    left.set(ylabel="bits per masked character", ylim=(0.7 * low, None), title="lower is better")
     right.set(ylabel="bits", title=f"M = {M} minus M = 0: above 0 is worse")
     common.save(figure, out / "text.png")
 
