@@ -156,7 +156,7 @@ def test_the_committed_page_is_whole_small_and_by_itself():
 @pytest.mark.parametrize("model", MODELS, ids=VARIANTS)
 def test_every_answer_is_that_of_the_original_model(model, js):
     """`check` was made of the model before rounding: whole, without one token, without three."""
-    assert page.digest(js_answers(js, model, page.PAGE_ON)) == model["states"][-1]["check"]
+    assert page.digest(js_answers(js, model, page.CHECK_ON)) == model["states"][-1]["check"]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=VARIANTS)
