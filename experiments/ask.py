@@ -29,10 +29,8 @@ def answer(s, params, x):
     logits, cache = memt.model_forward(params, tokens, s.config)
     output, target = logits[0, n:].argmax(axis=1), train_toy.TASKS[s.task](np.array([x]))[0]
     weights = memt.attention_maps(cache)[-1, 0, :, M + n :].mean(axis=0)
-    through = [
-        path[n:, :, :n].sum(axis=1) for path in attention.paths(params, s.config, tokens).values()
-    ]
-    path = max(through, key=lambda path: path.max(axis=1).mean(), default=None)
+    found = attention.paths(params, s.config, tokens)
+    path = found[attention.clearest(found, n)].sum(axis=1)[n:, :n] if found else None
     places = [f"{symbol} (place {i})" for i, symbol in enumerate(x, 1)]
     table = [("slot", "output", "target", *("memory", "symbols through it") * bool(M), "directly")]
     for slot, row in enumerate(weights):

@@ -128,6 +128,11 @@ def look(s, params, size=train_toy.TEST_ON):
     return train_toy.mean_maps(params, s.config, tokens), paths(params, s.config, tokens)
 
 
+def clearest(found, n):
+    """Of `paths`, the layer whose slots take the most, on average, from a single symbol."""
+    return max(found, key=lambda layer: found[layer].sum(axis=1)[n:, :n].max(axis=1).mean())
+
+
 def on_answer(s, path):
     """Mean path weight (0 to 1) to a slot from the symbol it must output, and from another one."""
     n = s.length
@@ -205,7 +210,7 @@ def picture(file, findings, note, rows, s, maps, found):
         axes.text(0.5, 0.5, "memory is\nnever read" if M else "no memory", ha="center")
         axes.axis("off")
     else:
-        best = max(found, key=lambda layer: on_answer(s, found[layer]))
+        best = clearest(found, n)
         part = found[best].sum(axis=1)[n:, :n]
         image = axes.imshow(part, cmap="cividis", norm=norm)
         figure.colorbar(image, ax=axes, location="bottom", label="weight", ticks=(0, 0.1, 0.4, 1))

@@ -42,7 +42,7 @@ def complete_rows(name, folder):
     experiment, path = importlib.import_module(f"experiments.{name}"), folder / f"{name}.csv"
     jobs = experiment.jobs(Namespace(seeds=[0], quick=False, text=OWN, out=None))
     rows = common.read_rows(path, experiment.FOUND, [*jobs[0]])
-    varied = [column for column in jobs[0] if len(common.group(map(as_cells, jobs), column)) > 1]
+    varied = [column for column in jobs[0] if len(common.group(jobs, column)) > 1]
     for column in jobs[0].keys() - {*varied, "seed"}:
         values = sorted({row[column] for row in rows})
         memt.must(len(values) < 2, f"{path}: {column} is {' and '.join(values)}: must be the same")
@@ -54,10 +54,6 @@ def complete_rows(name, folder):
             print(f"{path}: seed {seed} is incomplete, left out", file=sys.stderr)
     memt.must(whole, f"{path} has no complete seed: run python -m experiments.{name}")
     return experiment, whole
-
-
-def as_cells(job):
-    return {name: common.cell(value) for name, value in job.items()}
 
 
 def findings(*chosen, folder=FIGURES):

@@ -49,10 +49,15 @@ def toy_job(variant, **given):
 def train(job):
     """Train until solved or out of steps -> settings, state."""
     s = train_toy.default_settings(**job)
+    return s, trained(s)
+
+
+def trained(s, batches=None):
+    """The state after training, from the start to the end; batches as in train_toy.training."""
     state = train_toy.start(s)
-    for _ in train_toy.training(s, state):
+    for _ in train_toy.training(s, state, batches):
         pass
-    return s, state
+    return state
 
 
 def scores(s, state):
@@ -373,15 +378,6 @@ def dots(axes, y, steps, i, label=""):
     axes.set_xticks(ticks, ticks, minor=False)
     axes.minorticks_off()
     axes.yaxis.set_inverted(True)
-
-
-def bars(axes, values):
-    """A bar for each mean, a dot for each seed: name -> values (seeds,)."""
-    for x, own in enumerate(values.values()):
-        axes.bar(x, own.mean(), 0.7, color=COLORS[min(x, 1)])
-        spread_out = x + np.linspace(-0.15, 0.15, len(own))
-        axes.plot(spread_out, own, "o", color="black", markersize=5, clip_on=False)
-    axes.set_xticks(range(len(values)), values, rotation=30, ha="right", fontsize=14)
 
 
 def gains(axes, values):

@@ -53,14 +53,13 @@ def jobs(args):
     memt.must(alone, f"--seeds: {CHOSEN_ON} choose the rates: must be run alone")
     for seed, (task, positions) in itertools.product(args.seeds, RATES):
         chosen = dict(zip(MODELS, RATES[task, positions], strict=True))
-        for run in (
-            ("main",) if seed in CHOSEN_ON else RUNS if not positions else ("main", "longer")
-        ):
+        runs = ("main", "longer") if positions else RUNS
+        for run in ("main",) if choosing else runs:
             models, steps, _ = RUNS[run]
             for name in models:
                 job = {"run": run, "task": task, "positions": positions, "model": name}
                 job |= {**MODELS[name], "steps": 30 if args.quick else steps, "seed": seed}
-                rates = TRIED if seed in CHOSEN_ON else (chosen[name],)
+                rates = TRIED if choosing else (chosen[name],)
                 found += [job | {"lr": rate / 1000} for rate in rates]
     return found
 
@@ -129,9 +128,7 @@ def run(job):
         n = rng.choice(lengths) if stream == train_toy.TRAINING else LENGTHS[-1]
         return batch(job, size, n, rng)  # solved: when right on the longest
 
-    state = train_toy.start(s)
-    for _ in train_toy.training(s, state, batches):
-        pass
+    state = common.trained(s, batches)
     rng = np.random.default_rng([job["seed"], train_toy.TEST])
     tests = {n: batch(job, TESTED_ON, n, rng) for n in (*LENGTHS, *LOOK_AT[-3:])}
 

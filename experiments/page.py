@@ -143,10 +143,14 @@ def train(variant):
     """Train with the default recipe -> `describe`; of membottleneck, states of the training too."""
     s = train_toy.default_settings(variant)
     state, history = train_toy.start(s), []
-    history.append((0, {name: p.copy() for name, p in state.params.items()}))
+
+    def note():
+        history.append((state.step, {name: p.copy() for name, p in state.params.items()}))
+
+    note()
     for _ in train_toy.training(s, state):
         if state.step % EVERY == 0 or train_toy.finished(s, state):
-            history.append((state.step, {name: p.copy() for name, p in state.params.items()}))
+            note()
     if variant != "membottleneck":
         return describe(s, history[-1:])
     batch = train_toy.make_batch(s, 100, train_toy.VALIDATION)

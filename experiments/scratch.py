@@ -113,13 +113,16 @@ def details(rows):
 
 def draw(rows, out):
     """A panel per task; a bar for the mean, a dot per seed."""
-    note = (
-        f"one answer slot; width 16, two layers, at most {rows[0]['steps']} steps; biased: at the "
-    )
-    note += f"start, scores of memory's keys are {BIAS:g} lower in layer 1"
+    note = f"one answer slot; width 16, two layers, at most {rows[0]['steps']} steps; biased: "
+    note += f"at the start, scores of memory's keys are {BIAS:g} lower in layer 1"
     figure, grid = common.slide(finding(rows), note, rows, columns=len(TASKS), sharey=True)
     for axes, task in zip(grid[0], TASKS, strict=True):
-        common.bars(axes, {model: accuracies(rows, task, model) for model in MODELS})
+        for x, model in enumerate(MODELS):
+            own = accuracies(rows, task, model)
+            axes.bar(x, own.mean(), 0.7, color=common.COLORS[min(x, 1)])
+            beside = x + np.linspace(-0.15, 0.15, len(own))
+            axes.plot(beside, own, "o", color="black", markersize=5, clip_on=False)
+        axes.set_xticks(range(len(MODELS)), MODELS, rotation=30, ha="right", fontsize=14)
         axes.set_title(task)
     grid[0, 0].set(ylabel="accuracy (%)", ylim=(0, 103))
     common.save(figure, out / "scratch.png")

@@ -140,15 +140,13 @@ def run(job):
     symbols, ids = np.unique(list(text), return_inverse=True)
     ids, test = np.split(ids, [len(ids) * 9 // 10])
     s = settings(job, len(symbols))
-    state = train_toy.start(s)
 
     def batches(_, stream, step):  # also for validation, whose result is not used
         rng = np.random.default_rng([s.seed, stream, step])
         starts = rng.integers(len(ids) - T + 1, size=s.batch)
         return windows(ids, starts, rng, len(symbols))
 
-    for _ in train_toy.training(s, state, batches):
-        pass
+    state = common.trained(s, batches)
     spans = held_out(test, len(symbols))
     bits = model_bits(s, state.params, spans)
     return {"bits": bits, "baselines": count_bits(ids, spans, len(symbols))}

@@ -517,6 +517,7 @@ def test_counting_chose_its_rates_on_other_seeds():
     rows = common.read_rows(ROOT / "figures" / "counting.csv", counting.FOUND)
     own = [row for row in rows if int(row["seed"]) in counting.CHOSEN_ON]
     assert counting.chosen_rates(own) == counting.RATES
+    assert counting.draw(own, None) is None  # these seeds have no picture
 
 
 def test_a_head_that_is_a_yardstick(monkeypatch):
@@ -848,6 +849,7 @@ BAD = {
     "variants --out DIR": "variants.csv' is not a CSV of this experiment",
     "text --text DIR/empty": "has 0 characters: needs at least 640",
     "text --text DIR/binary": "is not text",
+    "text --text DIR/many": "has 6001 different characters: at most 6000",
     "text --text DIR/a\udcff": "a\\udcff' is not text",
     "attention DIR/binary": "binary",
     "attention DIR/model": "it does not say its task and length",
@@ -869,6 +871,7 @@ def test_bad_input_gets_one_clear_line(line, tmp_path, capsys):
     for name, marker in marked.items():
         (tmp_path / name).write_text(f"<!-- {marker} -->\n" + "<!-- end -->" * (name != "open"))
     (tmp_path / "binary").write_bytes(bytes(range(256)))
+    (tmp_path / "many").write_text("".join(map(chr, range(20_000, 26_001))), encoding="utf-8")
     memt.save(tmp_path / "model", memt.zero_params(CONFIG), CONFIG)
     status = 1 if line.startswith(("animation", "claims")) else 2
     assert call(*line.replace("DIR", str(tmp_path)).split(" ")) == status
@@ -889,7 +892,8 @@ NOTES = {"transformer": "no memory", "memtransformer": "never read", "membottlen
 def test_one_model_is_read(variant, tmp_path, capsys, monkeypatch):
     config = Config(variant=variant, memory=0 if variant == "transformer" else 3, layers=1)
     params = memt.init_params(config, np.random.default_rng(0))
-    s, file, pictures = train_toy.Settings(length=4, config=config), tmp_path / "m.npz", []
+    monkeypatch.setitem(train_toy.TASKS, "next", lambda x: (x + 1) % 10)  # moves no symbols
+    s, file, pictures = train_toy.Settings("next", 4, config=config), tmp_path / "m.npz", []
     train_toy.save_model(file, s, params)
     monkeypatch.setattr(common, "save", lambda *given: pictures.append(given))
     assert call("attention", file) == 0

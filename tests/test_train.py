@@ -304,6 +304,8 @@ def test_a_run_leaves_its_files(finished):
     read, params = train_toy.read_model(out / "model.npz")
     assert s == default_settings("memctrl", **TINY, window=1) and read.config == s.config
     assert (read.task, read.length) == (s.task, s.length)
+    memt.save(out / "model.npz", params, s.config, task=s.task, length=3, note="a note")
+    assert train_toy.read_model(out / "model.npz")[0] == read
     assert np.array_equal(memt.flat(params), memt.flat(state.params))
     with open(out / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
