@@ -73,12 +73,14 @@ def verdict(name, source, path, loaded=lambda: None):
     try:
         module = load(source, path)
         loaded()
+        if name not in vars(module):
+            return "missing", f"the file does not define {name}."
         EXERCISES[name].check(students(name, module))
     except Wrong as wrong:
         lines = str(wrong)[:4000].splitlines()
         return WRONG, "\n".join(textwrap.fill(line, 96) for line in lines)
     except NotImplementedError as error:  # of the exercise, not of what the file itself calls
-        return (UNWRITTEN, "") if module else (WRONG, where(error, path))
+        return (UNWRITTEN, "") if module else ("error", where(error, path))
     except SyntaxError as error:
         return "syntax", where(error, path)
     except MemoryError as error:
@@ -86,7 +88,7 @@ def verdict(name, source, path, loaded=lambda: None):
     except SystemExit as error:
         return "exit", where(error, path)
     except BaseException as error:  # a student's file may raise anything
-        return WRONG, where(error, path)
+        return WRONG if module else "error", where(error, path)
     return SOLVED, ""
 
 
@@ -103,8 +105,6 @@ def load(source, path):
 
 def students(name, module):
     """What the student's file defines under this name, with the other exercises solved."""
-    if name not in vars(module):
-        raise Wrong(f"the file does not define {name}.")
     for other in EXERCISES.keys() - {name}:
         setattr(module, other, solution(other))
     return getattr(module, name)
@@ -238,7 +238,7 @@ def must_be_new(path, overwrite):
 def write(path, make, names, overwrite):
     """Write a starter file or a solution sheet, as `make` does. Raises OSError."""
     must_be_new(path, overwrite)
-    memt.atomic_write(path, lambda file: file.write(make(names).encode()))
+    write_text(path, make(names))
     to_solve = f"exercise{'s' * (len(names) > 1)}{' to solve' * (make is starter)}"
     say(f"{path}: {len(names)} {to_solve}: {', '.join(names)}")
     return 0
@@ -315,19 +315,24 @@ python -m exercises.grade check {path}"""
 
 
 def grade_class(folder, names, out, overwrite):
-    """Grade every .py of a folder -> a table and a CSV. Raises OSError or ValueError."""
+    """Grade every .py of a folder -> a table, a CSV, all messages. Raises OSError, ValueError."""
     files, out = sorted(filter(Path.is_file, folder.glob("[!.]*.py"))), out or folder / "class.csv"
+    messages = out.with_name(f"{out.stem}-messages.txt")
     if not files:
         raise FileNotFoundError(f"{str(folder)!r} is not a folder with .py files")
     can = (out.is_file() or not out.exists()) and os.access(out.parent, os.W_OK | os.X_OK)
     memt.must(can, f"{out} can't be written: must be a file in a folder that exists")
-    must_be_new(out, overwrite)
-    seconds, rows, pool = limit(), {}, ThreadPoolExecutor(os.cpu_count())
+    for path in (out, messages):
+        must_be_new(path, overwrite)
+    seconds, rows, said, pool = limit(), {}, {}, ThreadPoolExecutor(os.cpu_count())
 
     def grade(path):
-        cells = [CELLS.get(state, state) for _, state, _ in graded(path, names, seconds)]
-        name = repr(path.name)[1:-1]  # in one line
+        name, cells, texts = repr(path.name)[1:-1], [], {}  # a name in one line
+        for exercise, state, text in graded(path, names, seconds):
+            cells.append(CELLS.get(state, state))
+            texts.setdefault(text, f"{name}, {number(exercise)} {exercise}: {state}\n{text}\n\n")
         rows[path] = [name, str(cells.count(CELLS[SOLVED])), *cells]
+        said[path] = "".join(entry for text, entry in texts.items() if text)
 
     try:
         for i, _ in enumerate(pool.map(grade, files)):
@@ -338,6 +343,8 @@ def grade_class(folder, names, out, overwrite):
         STOPPED.clear()
         if rows:
             write_class(out, names, [rows[path] for path in files if path in rows])
+            write_text(messages, "".join(said.get(path, "") for path in files))
+            say(f"what is said of each wrong answer: {messages}")
     return 0
 
 
@@ -346,9 +353,14 @@ def write_class(out, names, rows):
     say(table([["file", "solved", *(str(number(name)) for name in names)], *rows]))
     text = io.StringIO()
     csv.writer(text).writerows([["file", "solved", *names], *rows])
-    data = text.getvalue().encode("utf-8", "backslashreplace")
-    memt.atomic_write(out, lambda file: file.write(data))
+    write_text(out, text.getvalue())
     say(f"ok: solved, no: wrong, -: not written yet, else: why there is no verdict\n{out}")
+
+
+def write_text(path, text):
+    """Replace a file by this text. Raises OSError."""
+    data = text.encode("utf-8", "backslashreplace")
+    memt.atomic_write(path, lambda file: file.write(data))
 
 
 def table(rows):

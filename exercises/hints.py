@@ -1,14 +1,15 @@
 """What is wrong with a gradient: a table, and a hint if a known slip gives the same numbers.
 
-A slip is a pair: a hint, and a function with that mistake. It is written next to an exercise, or
-made from the correct function by small edits of its syntax tree: see `edits`.
+A slip is a pair: a hint, and a function with that mistake. All are edits of the correct function:
+those that an exercise lists (`listed`), and every small one of its syntax tree (`edits`).
 """
 
 import ast
+import contextlib
 import inspect
 import itertools
+import re
 import textwrap
-import types
 
 import numpy as np
 
@@ -82,13 +83,16 @@ def found(a):
 
 
 def best_match(given, wrong, candidates):
-    """The hint of the candidate that matches the most tensors; which wrong ones it explains."""
-    most, hint, explained = 0, UNKNOWN, []
+    """The hint of the candidate that explains the most wrong tensors, and which these are.
+
+    A candidate in which a tensor is wrong that is correct here can't be what happened.
+    """
+    hint, explained, correct = UNKNOWN, [], given.keys() - wrong
     for text, result in candidates:
         agree = [name for name in given if name in result and same(given[name], result[name])]
-        if len(agree) > most and set(agree) & set(wrong):
-            most, hint, explained = len(agree), text, [name for name in wrong if name in agree]
-        if most == len(given):
+        if correct.issubset(agree) and len(agree) - len(correct) > len(explained):
+            hint, explained = text, [name for name in wrong if name in agree]
+        if len(explained) == len(wrong):
             break
     return hint, explained
 
@@ -127,14 +131,47 @@ def tried(run, slips):
         yield hint, result
 
 
-def with_helpers(function, **helpers):
-    """The function, but with these helpers in place of the functions of the same names."""
-    return types.FunctionType(function.__code__, {**function.__globals__, **helpers})
+def listed(function, table):
+    """Slips: the function with the edits of each line of a table, "old -> new; old -> new | hint".
+
+    Every `old` is replaced, where it is not assigned to; `...` in it is anything.
+    """
+    for line in table.strip().splitlines():
+        changes, hint = line.rsplit(" | ", 1)
+        with contextlib.suppress(ValueError):  # the model may have been changed
+            yield hint, edited(function, changes)
+
+
+def edited(function, changes):
+    """The function with edits of its syntax tree. Raises ValueError if one changes nothing."""
+    tree, replaced = parsed(function), {}
+    for change in changes.split("; "):
+        old, new = (ast.parse(text).body[0] for text in change.split(" -> "))
+        pattern = re.escape(ast.unparse(old)).replace(re.escape("..."), ".*")
+        found = [n for n in ast.walk(tree) if re.fullmatch(pattern, ast.unparse(n))]
+        found = [n for n in found if not isinstance(getattr(n, "ctx", None), ast.Store)]
+        if not found:
+            raise ValueError(f"{function.__name__} has no {ast.unparse(old)}")
+        new = new.value if isinstance(old, ast.Expr) else new
+        replaced |= {id(n): new for n in found}
+    return compiled(function, rebuilt(tree, replaced))
+
+
+def parsed(function):
+    """The syntax tree of a function."""
+    return ast.parse(textwrap.dedent(inspect.getsource(function)))
+
+
+def compiled(function, tree):
+    """The function that another one becomes with this syntax tree."""
+    namespace = dict(function.__globals__)
+    exec(compile(ast.fix_missing_locations(tree), "slip", "exec"), namespace)
+    return namespace[function.__name__]
 
 
 def edits(function):
     """Slips: the function with each small edit, and with each pair of edits of the same kind."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    tree = parsed(function)
     nodes = list(ast.walk(tree))
     names = {n.id: None for n in nodes if isinstance(n, ast.Name)}
     names = [name for name in names if name not in function.__globals__]
@@ -144,11 +181,20 @@ def edits(function):
         alike = [changes for hint, changes in found if hint is kind]
         found += [(kind, {**a, **b}) for a, b in itertools.combinations(alike, 2)]
     found.sort(key=lambda slip: slip[0] is OTHER)  # the vaguest hint comes last
+    lines = {id(n): line for line in nodes if isinstance(line, ast.stmt) for n in ast.walk(line)}
     for hint, changes in found:
-        namespace = dict(function.__globals__)
-        edited = ast.fix_missing_locations(rebuilt(tree, changes))
-        exec(compile(edited, "slip", "exec"), namespace)
-        yield hint, namespace[function.__name__]
+        places = dict.fromkeys(place(lines[changed]) for changed in changes)
+        yield hint + "".join(places), compiled(function, rebuilt(tree, changes))
+
+
+def place(line):
+    """The end of a hint: what the edited line of a function computes."""
+    match line:
+        case ast.Return():
+            return " Look at what is returned."
+        case ast.Assign([target], value) if not isinstance(value, ast.Name):
+            return f" Look at how {ast.unparse(target).strip('()')} is computed."
+    return ""
 
 
 def rebuilt(node, changes):
@@ -187,8 +233,8 @@ def replacements(node, names, factors):
             yield from ((AXIS, ast.keyword("axis", ast.Constant(i))) for i in (0, 1, 2, 3, None))
         case ast.AugAssign(target, _, value):
             yield from ((TERM, new) for new in (ast.Pass(), ast.Assign([target], value)))
-        case ast.Call(ast.Name("relu_backward" | "softmax_backward" as name), [first, *_]):
-            yield GATE if name == "relu_backward" else OTHER, first
+        case ast.Call(ast.Name("relu_backward"), [first, _]):
+            yield GATE, first
         case ast.Tuple(elts, ctx):
             hint = UNPACKED if isinstance(ctx, ast.Store) else ORDER
             for i, j in itertools.combinations(range(len(elts)), 2):

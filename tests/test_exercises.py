@@ -39,8 +39,7 @@ def said(name, answer):
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_solution_passes_alone_and_what_is_left_open_does_not(name):
     state, text = grade.verdict(name, BLANK, "mine.py")
-    given = bool(EXERCISES[name].given)
-    assert (state, bool(text)) == ("wrong" if given else "not written yet", given)
+    assert (state, text) == ("not written yet", "")
     others = starter([other for other in EXERCISES if other != name])
     assert grade.verdict(name, FULL, "mine.py") == ("solved", "")
     assert grade.verdict(name, others, "mine.py") == ("solved", "")  # needs no other exercise
@@ -72,7 +71,7 @@ REPLACED = [  # exercise, a wrong answer, what would make it right
 @pytest.mark.parametrize("more", ["", "\n1 / 0"])
 def test_a_file_does_not_change_what_it_is_compared_with(name, wrong, replace, more):
     source = f"import memt\nfrom exercises import solutions\n{name} = lambda {wrong}\n{replace}"
-    assert grade.verdict(name, source + more, "mine.py")[0] == "wrong"
+    assert grade.verdict(name, source + more, "mine.py")[0] == ("error" if more else "wrong")
     assert grade.verdict(name, FULL, "mine.py") == ("solved", "")
 
 
@@ -82,38 +81,43 @@ BASES = {"layernorm_backward": checks.plain_layernorm, "softmax_backward": check
 # exercise | what of its solution is replaced -> by what | the start of the hint
 # `...` is anything; "returned a, b -> b, a" changes the results, whatever the solution is like
 SLIPS = """
-softmax | p * (dp - total) -> p * dp | missing term
-softmax | p * (dp - total) -> p * (total - dp) | sign
-softmax | p * (dp - total) -> p * dp - total | factor
-softmax | p * (dp - total) -> p * (1 - p) * dp | diagonal
+softmax | p * (dp - ...) -> p * dp | missing term
+softmax | p * (dp - ...) -> p * ((dp * p).sum(axis=-1, keepdims=True) - dp) | sign
+softmax | p * (dp - ...) -> p * dp - np.einsum("...k,...k->...", dp, p)[..., None] | factor
+softmax | p * (dp - ...) -> p * dp - p**2 * dp | diagonal
+softmax | p * (dp - ...) -> -dp + p | loss
+softmax | p * (dp - ...) -> p * dp - p * dp.sum(axis=-1, keepdims=True) | weights
 softmax | (dp * p).sum(...) -> dp.mean(axis=-1, keepdims=True) | mean
 softmax | (dp * p).sum(...) -> (dp * p).sum(axis=2, keepdims=True) | axis
 softmax | (dp * p).sum(...) -> (dp * p).sum(axis=(0, 2), keepdims=True) | This is not one
 layernorm | rstd * (...) -> rstd * dxhat | missing term
 layernorm | (dxhat * xhat).mean(...) -> (dxhat * xhat).sum(axis=-1, keepdims=True) | factor
-layernorm | dxhat.mean(...) -> dxhat.mean(0); along -> (dxhat * xhat).mean(0) | axis
+layernorm | dxhat.mean(...) -> dxhat.mean(0); (dxhat * xhat).mean(...) -> (dxhat * xhat).mean(0) | \
+axis
 layernorm | (dy * xhat).sum(...) -> dy.sum(axis=(0, 1)) | factor
 layernorm | dxhat.mean(...) -> dy.mean(axis=-1, keepdims=True) | wrong array
 layernorm | (dy * xhat).sum(...) -> dy * xhat | missing sum
 layernorm | returned dx, dg, db -> dx[0], dg, db | shape
 layernorm | returned dx, dg, db -> dx, db, dg | order
 layernorm | xhat, rstd, g = cache -> g, rstd, xhat = cache | order: two values
-layernorm | dxhat = dy * g -> dxhat = dy; rstd * (...) -> g * rstd * (dy - mean - xhat * along) | \
-factor: the means are over dxhat
+layernorm | dxhat = dy * g -> dxhat = dy; rstd * (...) -> \
+g * rstd * (dy - mean - xhat * (dy * xhat).mean(axis=-1, keepdims=True)) | factor: the means
 attention | ds.swapaxes(2, 3) @ q -> ds.swapaxes(2, 3) @ q * D**-0.5 | factor
 attention | ds.swapaxes(2, 3) @ q -> ds.swapaxes(2, 3) @ (q * D**0.5) | factor
 attention | np.concatenate(...) -> np.concatenate((dv, dk), axis=1) | order
 attention | np.concatenate(...) -> np.concatenate((dk, dv), axis=3) | axis
-attention | softmax_backward(...) -> do @ v.swapaxes(2, 3) | wrong array
-attention | softmax_backward -> lambda dp, p: softmax_backward(dp, q @ k.swapaxes(2, 3)) | scores
-attention | softmax_backward -> lambda dp, p: softmax_backward(p, dp) | arguments
+attention | softmax_backward(...) -> do @ v.swapaxes(2, 3) | softmax: dp becomes
+attention | softmax_backward(...) -> p * (do @ v.swapaxes(2, 3)) | softmax: ds is
 attention | returned dx, dcontext, dwq, dwkv, dwo -> dx, dcontext, dwq.T, dwkv, dwo | transposed
-attention | merge_heads(dq) -> dq.reshape(len(dq), dq.shape[2], -1) | heads
 attention | split_heads(do, heads) -> do.reshape(len(do), heads, -1, D) | heads
 tied | dr * (r > 0) -> dr * (dr > 0) | gate
 update | dx + ... -> dx | missing term
 update | dx + ... -> dx; da + dff -> da | missing term
 update | relu_backward(dr, ...) -> dr | gate
+update | relu_backward(dr, ...) -> dr * np.maximum(0, dr / np.where(dr, dr, 1)) | gate
+update | relu_backward(dr, c_relu) -> c_relu * dr | gate: the derivative of ReLU is 0 or 1, not
+update | da + dff -> dh + da | residual
+update | dx + dmh -> layernorm_backward(da + dff, c_ln1)[0] + dx + 0 * dmh |
 update | attention_backward(..., c_mh) -> attention_backward(dh, c_mh) | wrong array
 update | db2 -> dln2_b; dln2_b -> db2 | order
 update | add_into -> dict.update | left out
@@ -123,15 +127,15 @@ c_mh, c_ln2, c_w1, c_relu, c_w2, c_ln1 = cache | order: two values
 embedding | dmem.sum(axis=0) -> dmem | missing sum
 embedding | dmem.sum(axis=0) -> dmem.mean(axis=0) | factor
 embedding | dembed = ... -> (dembed := np.zeros((7, 12)))[tokens] += dseq | missing sum: of equal
-embedding | np.arange(vocabulary) -> np.where(np.arange(7) < 6, np.arange(7), -1) | This is not
+embedding | np.arange(vocabulary) -> np.where(np.arange(7) < 6, np.arange(7), -1) | blank
+embedding | dembed = ... -> dembed = one_hot.T @ rows_of(dseq) / np.c_[one_hot.sum(0).clip(1)] | sum
+embedding | rows_of(dseq) -> rows_of(dseq) - np.tile(sinusoids(5, 12, "f8"), (2, 1)) | constant
 embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
 for ids, d in zip(tokens, dseq): dembed[ids] += d | missing sum: of equal
 embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
 for t in range(5): dembed[tokens[:, t]] += dseq[:, t] | missing sum: of equal
 membottleneck | dmem + dmem_read -> dmem | missing term
 membottleneck | dboth[:, rows] += dx_seq -> pass | missing term
-membottleneck | dx_mem -> dx_mem + dmem_read | counted twice
-membottleneck | dmem + dmem_read -> dmem; dx_mem -> dx_mem + dmem_read | bypass
 build_mask | return None -> return np.zeros((config.memory + T,) * 2, dtype) | \
 variant memctrl, M = 5, window None: must be None, not an array
 build_mask | config.variant == "membottleneck" -> False | variant membottleneck, M = 5, window None
@@ -168,22 +172,20 @@ def changed(name, change):
 
 def edited(name, edits):
     """A solution with edits, "old -> new; old -> new", of its syntax tree."""
-    function = BASES.get(name) or solution(name)
-    tree, changes = ast.parse(inspect.getsource(function)), {}
-    for edit in edits.split("; "):
-        old, new = (ast.parse(text).body[0] for text in edit.split(" -> "))
-        pattern = re.escape(ast.unparse(old)).replace(re.escape("..."), ".*")
-        found = [n for n in ast.walk(tree) if re.fullmatch(pattern, ast.unparse(n))]
-        found = [n for n in found if not isinstance(getattr(n, "ctx", None), ast.Store)]
-        assert found, f"{name} has no {ast.unparse(old)}: choose another slip of this kind"
-        changes[id(found[0])] = new.value if isinstance(old, ast.Expr) else new
-    tree = ast.fix_missing_locations(hints.rebuilt(tree, changes))
-    namespace = dict(function.__globals__)
-    exec(compile(tree, "mine.py", "exec"), namespace)
-    return namespace[function.__name__]
+    return hints.edited(BASES.get(name) or solution(name), edits)
 
 
-@pytest.mark.parametrize("slip", SLIPS.strip().split("\n"))
+# the slips that the exercises list themselves must fit their solutions
+TABLES = {"lay": checks.LAYERNORM, "soft": checks.SOFTMAX, "att": checks.ATTENTION,
+          "upd": checks.UPDATE_SLIPS, "memb": checks.MEMBOTTLENECK, "emb": checks.EMBEDDING,
+          "tied": checks.TIED}  # fmt: skip
+LISTED = [
+    f"{start} | {line}" for start, table in TABLES.items() for line in table.split("\n")[1:-1]
+]
+LISTED.remove(f"tied | {checks.TIED.splitlines()[1]}")  # not a wrong answer but none
+
+
+@pytest.mark.parametrize("slip", SLIPS.strip().split("\n") + LISTED)
 def test_slips_get_hints_that_fit(slip):
     start, edits, hint = (part.strip() for part in slip.split("|"))
     (name,) = grade.matching(start)
@@ -263,8 +265,9 @@ def test_grading_follows_a_changed_model(monkeypatch):
 REACH, READING = solutions.REACH, solutions.READING
 PREDICTIONS = [  # exercise, answer, what is said
     ("REACH", {**REACH, "masked, 1 layer": [], "masked, 2 layers": [4]},
-     "'masked, 1 layer': [] is not right\n'masked, 2 layers': [4] is not right\nWhich"),
-    ("REACH", {**REACH, "masked, 1 layer": 4}, "4 is not right: must be of type list\nWhich"),
+     "'masked, 1 layer': [] is not right.\nMemory is read as it was before this layer. What else "
+     "is a row's new value computed from?\n'masked, 2 layers': [4] is not right.\nLayer 1 writes"),
+    ("REACH", {**REACH, "masked, 1 layer": 4}, "'masked, 1 layer': 4 must be of type list"),
     ("REACH", {**REACH, "masked, 1 layer": np.array([4]), "masked, 2 layers": range(9)}, ""),
     ("REACH", {question: tuple(answer) for question, answer in REACH.items()}, ""),
     ("EQUAL_ROWS", {question: np.int64(n) for question, n in solutions.EQUAL_ROWS.items()}, ""),
@@ -274,7 +277,7 @@ PREDICTIONS = [  # exercise, answer, what is said
      "must be a dict with the keys 'memory row with"),
     ("READING", dict(reversed(READING.items())), ""),
     ("READING", {q: bool(a) if a == 1 else a for q, a in READING.items()}, "must be of type int"),
-    ("READING", {q: str(a) for q, a in READING.items()}, "'1' is not right: must be of type int"),
+    ("READING", {q: str(a) for q, a in READING.items()}, "'1' must be of type int"),
     ("ZERO_GRADIENTS", {**solutions.ZERO_GRADIENTS, "memctrl": ["layers.2.mem"]}, "layers from 0."),
 ]  # fmt: skip
 
@@ -283,6 +286,18 @@ PREDICTIONS = [  # exercise, answer, what is said
 def test_wrong_predictions_are_named(name, answer, text):
     answered = said(name, answer)
     assert text in answered and bool(answered) == bool(text), answered
+
+
+@pytest.mark.parametrize("name", [n for n in EXERCISES if isinstance(solution(n), dict)])
+def test_each_wrong_prediction_gets_its_own_nudge(name):
+    right = solution(name)
+    nudges = []
+    for question, answer in right.items():
+        wrong = [*answer, 99] if isinstance(answer, list) else answer + 99
+        line, nudge = said(name, {**right, question: wrong}).split("\n")
+        assert line == f"{question!r}: {wrong!r} is not right."
+        nudges.append(nudge)
+    assert len(set(nudges)) >= len(nudges) - 1  # two questions have the same answer for one reason
 
 
 def make_config(variant, **more):
@@ -358,7 +373,9 @@ CANNOT_RUN = [
 def test_what_cannot_run_gets_one_message(source, text):
     state, said = grade.verdict("softmax_backward", source, "mine.py")
     states = {"SyntaxError": "syntax", "SystemExit": "exit"}
-    (expected,) = [states[error] for error in states if error in said] or ["wrong"]
+    runs = "def softmax_backward" in str(source)
+    (expected,) = [states[e] for e in states if e in said] or ["wrong" if runs else "error"]
+    expected = "missing" if source == "x = 1" else expected
     assert state == expected and text in said
 
 
@@ -388,11 +405,11 @@ PROCESSES = [
     ("while True: print('x' * 9999)", "output", "more than 1 MB: is there an endless loop?"),
     ("import os; os._exit(0)", "exit", "the code ended Python itself (exit status 0)."),
     ("x = bytes(3 * 2**30)", "memory", "MemoryError"),
-    ("import tempfile; tempfile.TemporaryFile().truncate(2**29)", "wrong", "File too large"),
-    ("import os; os.fork()", "wrong", "a graded file may not start another process"),
-    ("print('hello')", "wrong", "the file does not define softmax_backward.\nIt printed:\nhello"),
-    ("raise ValueError('\\ud800')", "wrong", "ValueError: \\ud800"),
-    ("input()", "wrong", "\nA graded file gets no input: write the value in its place."),
+    ("import tempfile; tempfile.TemporaryFile().truncate(2**29)", "error", "File too large"),
+    ("import os; os.fork()", "error", "a graded file may not start another process"),
+    ("print('hello')", "missing", "the file does not define softmax_backward.\nIt printed:\nhello"),
+    ("raise ValueError('\\ud800')", "error", "ValueError: \\ud800"),
+    ("input()", "error", "\nA graded file gets no input: write the value in its place."),
     (FULL + LASTING, "solved", ""),
     (FULL + "open('left.txt', 'w').close()", "solved", ""),
 ]
@@ -571,7 +588,13 @@ def test_a_class_gets_a_table(tmp_path, monkeypatch, capsys):
     written = (tmp_path / "class.csv").read_text().splitlines()
     assert written == ["file,solved,softmax_backward,REACH", *rows]
     lines = [f"{name} {row[0]}      {line}" for name, (_, row, line) in CLASS.items()]
-    assert capsys.readouterr().out.splitlines()[4:-2] == ["file   solved 2    9", *lines]
+    assert capsys.readouterr().out.splitlines()[4:-3] == ["file   solved 2    9", *lines]
+    messages = (tmp_path / "class-messages.txt").read_text().split("\n\n")
+    endless = "the code did not end within 3 seconds: is there an endless loop?"
+    cid, dan = (f"{name}.py, 2 softmax_backward: time\n{endless}" for name in ("cid", "dan"))
+    assert messages == [cid, dan, ""]
+    assert grade.main(["class", str(tmp_path), "lay", "--out", str(tmp_path / "2.csv")]) == 0
+    assert "dan.py, 1 layernorm" in (tmp_path / "2-messages.txt").read_text()
 
 
 @pytest.mark.parametrize("source, steps, text", [
