@@ -75,7 +75,7 @@ def gains(rows):
 
 def finding(rows):
     claims = {
-        "On reverse, memory helps where other attention is local": "ours",
+        "On reverse with two layers, memory helps where other attention is local": "ours",
         "Memory also helps with global attention, on six tasks with blank slots":
             "paper, for translation and language models; tasks: ours",
     }  # fmt: skip

@@ -205,7 +205,8 @@ def least(gains):
     failed = [name for name in gains if name not in where]
     case = min(failed or gains, key=lambda name: gains[name].mean())
     verdict = shown(where) if not (where and failed) else f"shown for {', '.join(where)}"
-    return f"{spread(gains[case])} points in the weakest case ({case})", verdict
+    worse = ", clearly worse" if clear(gains[case]) < 0 else ""
+    return f"{spread(gains[case])} points in the weakest case ({case}{worse})", verdict
 
 
 def markdown(*rows):

@@ -189,9 +189,13 @@ learning  | shown, not shown | taken: 100 if recipe == "Muon recipe" else 200
 learning  | not shown, shown | taken: 200 if recipe.endswith("recipe") else 100
 recipes   | shown     | taken: 100 if optimizer == "muon" else 200
 recipes   | not shown | taken: (3000 if symbols == 30 else 100) if optimizer == "muon" else 200
-counting  | shown, shown, shown | accuracy: 0.9 if memory else 0.3
-counting  | not shown, not shown, not shown | accuracy: 0.9 if blanks or layers > 1 else 0.7
-counting  | shown, shown for follows, shown | accuracy: memory * (positions + task != "Trueoccurs")
+counting  | shown, shown, shown, shown | accuracy: 0.9 if memory else 0.3
+counting  | not shown, not shown, not shown, not shown | \
+accuracy: 0.9 if blanks or layers > 1 else 0.7
+counting  | not shown, not shown, not shown, shown | \
+accuracy: 0.1 * (memory > 1) + 0.5 * (layers > 1)
+counting  | shown, shown, shown for follows, shown for follows | \
+accuracy: memory * (positions + task != "Trueoccurs")
 scratch   | shown, shown | accuracy: 0.9 if "biased" in model else 0.5
 scratch   | shown for parity, not shown | accuracy: (task == "parity") * (model != "M = 0")
 scratch   | not shown, shown | accuracy: float(model != "M = 24")
