@@ -48,8 +48,9 @@ EQUAL_ROWS = {
 }
 
 # Two layers; the loss is computed from the sequence. In which groups of parameters is every
-# gradient exactly zero? Lists of prefixes such as "layers.0.mem" ("controller" where it is shared);
-# [] if there is none. embed, memory, out_w and out_b are in no group.
+# gradient exactly zero? The groups are layers.0.all and layers.1.all in memtransformer, else
+# layers.0.mem, layers.0.seq and so on; a shared controller is the group "controller". embed,
+# memory, out_w and out_b are in no group. Lists of names; [] if there is none.
 ZERO_GRADIENTS = {
     "memtransformer": [],
     "memctrl": ["layers.1.mem"],
