@@ -179,7 +179,7 @@ def finding(rows):
     right, beside = (common.by_seed(own, name) for name in ("path", "beside"))
     heads, total, found = shape_counts(own)
     clear = common.clear(right - beside) > 0 and found / len(own) > max(0.5, heads / total)
-    claim = "The path READ·WRITE has the shape of the answer, a single head rarely"
+    claim = "The path READ·WRITE has the shape of the answer more often than single heads"
     measured = f"Path weight from the right symbol {common.spread(right, 2)}, "
     measured += f"another {beside.mean():.2f}; shape in {found} of {len(own)} models' best path, "
     measured += f"in {heads} of {total} heads"

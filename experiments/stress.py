@@ -1,16 +1,20 @@
 """Stress tests that take minutes. Needs torch; POSIX only.
 
     python -m experiments.stress configurations    # 300 random models against PyTorch
-    python -m experiments.stress training          # 20,000 steps of every variant, twice
+    python -m experiments.stress training          # 20,000 steps of each model, twice
     python -m experiments.stress interruptions     # 50 runs cut short in each of four ways
     python -m experiments.stress fuzz              # 50,000 damaged files for memt.load
+    python -m experiments.stress students          # a class of 100 files, nine in ten harmful
 
 --count: how many; --seed: the first seed. Case i has the seed SEED + i, so that
 `--seed S --count 1` repeats a failure with seed S. Exit status 1: something failed.
 """
 
+import csv
 import io
+import itertools
 import json
+import os
 import random
 import signal
 import subprocess
@@ -111,10 +115,10 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def long_run(variant, steps, seed):
+def long_run(variant, optimizer, steps, seed):
     """Train all steps -> state, growth of the peak RAM after the first tenth of them, in MB."""
-    memory = 0 if variant == "transformer" else 2
-    s = train_toy.default_settings(variant, **TINY, memory=memory, steps=steps, seed=seed)
+    given = {"memory": 0 if variant == "transformer" else 2, "optimizer": optimizer}
+    s = train_toy.default_settings(variant, **TINY, **given, steps=steps, seed=seed)
     with patch.object(train_toy, "SOLVED", 2):  # never
         for state in train_toy.training(s, train_toy.start(s)):
             if state.step == max(steps // 10, 1):
@@ -123,15 +127,15 @@ def long_run(variant, steps, seed):
 
 
 def training(count, seed):
-    """Two runs of every variant must be finite and bit-identical, without growth of peak RAM."""
+    """Two runs of each kind must be finite and bit-identical, without growth of peak RAM."""
     good = True
-    for variant in memt.VARIANTS:
-        (a, grown), (b, _) = (long_run(variant, count, seed) for _ in range(2))
+    for variant, optimizer in itertools.product(memt.VARIANTS, train_toy.OPTIMIZERS):
+        (a, grown), (b, _) = (long_run(variant, optimizer, count, seed) for _ in range(2))
         same = np.array_equal(memt.flat(a.params), memt.flat(b.params)) and a.log == b.log
         finite = bool(np.isfinite(memt.flat(a.params)).all() and np.isfinite(a.log).all())
         good &= same and finite and a.step == count and grown < 2
-        print(f"{variant:<15} seed {seed}: {a.step} steps, loss {a.log[-1][1]:.3f}, finite "
-              f"{finite}, bit-identical {same}, peak RAM +{grown:.1f} MB", flush=True)  # fmt: skip
+        print(f"{variant:<15} {optimizer:<5} seed {seed}: {a.step} steps, loss {a.log[-1][1]:.3f}, "
+              f"finite {finite}, bit-identical {same}, RAM +{grown:.1f} MB")  # fmt: skip
     return good
 
 
@@ -276,14 +280,54 @@ def fuzz(count, seed):
     return not executed and grown < 50 and set(found) <= {"refused", "loaded"}
 
 
+# ---------------------------------------------------------------- a class of students
+HARM = {  # what is put at the end of a file -> the state of all its exercises
+    "": None,
+    "while True: pass": "time",
+    "while True: print('x' * 9999)": "output",
+    "x = bytes(3 * 2**30)": "memory",
+    "import os; os._exit(0)": "exit",
+    "raise SystemExit": "exit",
+    "import os; os.fork()": "error",
+    "import subprocess; subprocess.run(['true'])": "error",
+    "open('huge', 'wb').truncate(2**40)": "error",
+    "x = (": "syntax",
+}
+
+
+def students(count, seed):
+    """Every file of a class must get its row, whatever the others do, and nothing may be left."""
+    grade = [sys.executable, "-m", "exercises.grade"]
+    where = {"cwd": Path(train_toy.__file__).parent, "stdout": subprocess.DEVNULL, "check": True}
+    with tempfile.TemporaryDirectory() as directory:
+        folder, files = Path(directory), {}
+        for number in range(seed, seed + count):
+            harm, blank = [*HARM][number % len(HARM)], number % 9 + 1
+            files[f"{number:05}.py"] = HARM[harm], blank
+            subprocess.run([*grade, "start", folder / f"{number:05}.py", str(blank)], **where)
+            with open(folder / f"{number:05}.py", "a") as file:
+                file.write(harm)
+        subprocess.run([*grade, "class", folder], **where, env=os.environ | {"MEMT_LIMIT": "5"})
+        (_, _, *names), *found = csv.reader((folder / "class.csv").read_text().splitlines())
+        left = len([*folder.iterdir()]) - count - 2
+    wrong = []
+    for name, *row in found:
+        state, blank = files[name]
+        cells = [state or ("-" if i == blank else "ok") for i, _ in enumerate(names, 1)]
+        wrong += [[name, *row]] if row != [str(cells.count("ok")), *cells] else []
+    print(f"{len(found)} rows, {len(wrong)} wrong, {left} other files", *wrong, sep="\n")
+    return len(found) == count and not wrong and not left
+
+
 STRESS = {"configurations": 300, "training": 20_000, "interruptions": 50, "fuzz": 50_000}
+STRESS |= {"students": 100}
 
 
 def main():
     """The command."""
     parser = train_toy.Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=STRESS)
-    parser.add_argument("--count", type=int, help="models, steps, runs for each way, or files")
+    parser.add_argument("--count", type=int, help="models, steps, runs for each way, files")
     parser.add_argument("--seed", type=int, default=0, help="the first seed (0)")
     given, began = parser.parse_args(), time.perf_counter()
     good = globals()[given.what](given.count or STRESS[given.what], given.seed)

@@ -169,7 +169,8 @@ def finding(rows):
         plain = common.by_seed(rows, "bits", window=window, memory=0).mean()
         _, bigram, ngram = common.numbers(rows, "baselines").mean(axis=0)
         measured = f"M = {M} minus M = 0: {common.spread(steps, 3)} bits per masked character with "
-        measured += f"equal steps, {common.spread(compute, 3)} with equal compute; less is better "
+        measured += f"equal steps, {common.spread(compute, 3)} with equal compute; less is better"
+        measured += "; clearly worse" * (common.clear(steps) > 0) + " "
         measured += f"(M = 0 has {plain:.2f}, a bigram {bigram:.2f}, an n-gram {ngram:.2f})"
         verdict = common.shown(common.clear(steps) < 0)
         if verdict == "shown" and common.clear(compute) >= 0:

@@ -194,7 +194,7 @@ counting  | not shown, not shown, not shown, not shown | \
 accuracy: 0.9 if blanks or layers > 1 else 0.7
 counting  | not shown, not shown, not shown, shown | \
 accuracy: 0.1 * (memory > 1) + 0.5 * (layers > 1)
-counting  | shown, shown, shown for follows, shown for follows | \
+counting  | shown, shown, shown for follows against M = 0, shown for follows against M = 0 | \
 accuracy: memory * (positions + task != "Trueoccurs")
 scratch   | shown, shown | accuracy: 0.9 if "biased" in model else 0.5
 scratch   | shown for parity, not shown | accuracy: (task == "parity") * (model != "M = 0")
