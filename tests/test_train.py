@@ -741,3 +741,14 @@ def test_who_imports_whom(module, needs):
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
     loaded = {n.partition(".")[0] for n in printed.split()} - {module, "numpy"}
     assert loaded - set(sys.stdlib_module_names) <= {needs}
+
+
+def test_nothing_imports_what_windows_lacks():
+    root = Path(memt.__file__).parent
+    files = [*root.glob("*.py"), *root.glob("ex*/*.py")]
+    names = [".".join(path.relative_to(root).with_suffix("").parts) for path in files]
+    lacks = ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty")
+    code = f"import importlib, sys; sys.modules.update(dict.fromkeys({lacks})); "
+    code += f"print(*map(importlib.import_module, {names}), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.count("<module ") == len(names) > 25, done.stderr
