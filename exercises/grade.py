@@ -7,6 +7,7 @@
     python -m exercises.grade train mine.py              train a model with your gradients
     python -m exercises.grade class handed_in            grade every .py of a folder: a table, a CSV
     python -m exercises.grade sheet solutions.md         write the solutions and their last steps
+    python -m exercises.grade notebook lesson.ipynb      write the lesson as a Jupyter notebook
 
 Exit status: 0 all are solved (class: graded), 1 not all, 2 nothing was done, 130 interrupted. Each
 exercise runs in its own process, for at most 60 seconds (or the number in the environment variable
@@ -40,6 +41,7 @@ from train_toy import Parser, say
 from . import solutions
 from .checks import EXERCISES, Wrong, solution
 from .hints import SHAPE
+from .notebook import notebook
 from .sheet import sheet
 from .starter import starter
 
@@ -52,7 +54,8 @@ CHILD = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
 CHILD += "from exercises.grade import child; child(*sys.argv[1:])"
 SOLVED, WRONG, UNWRITTEN = "solved", "wrong", "not written yet"
 USES = {"start": "exercises overwrite", "check": "exercises", "train": "out overwrite",
-        "class": "exercises out overwrite", "sheet": "exercises overwrite"}  # fmt: skip
+        "class": "exercises out overwrite", "sheet": "exercises overwrite",
+        "notebook": "exercises overwrite"}  # fmt: skip
 CELLS = {SOLVED: "ok", WRONG: "no", UNWRITTEN: "-"}  # other states say why there is no verdict
 HINTS = {  # word of an error message -> what is said of it
     "unpack": "How many values are on the right, and how many names on the left?",
@@ -236,7 +239,7 @@ def must_be_new(path, overwrite):
 
 
 def write(path, make, names, overwrite):
-    """Write a starter file or a solution sheet, as `make` does. Raises OSError."""
+    """Write a starter file, a solution sheet or a notebook, as `make` does. Raises OSError."""
     must_be_new(path, overwrite)
     write_text(path, make(names))
     to_solve = f"exercise{'s' * (len(names) > 1)}{' to solve' * (make is starter)}"
@@ -399,7 +402,7 @@ def run(args):
     names = [name for name in EXERCISES if name in wanted or not wanted]
     if args.command == "class":
         return grade_class(args.path, names, args.out, args.overwrite)
-    if make := {"start": starter, "sheet": sheet}.get(args.command):
+    if make := {"start": starter, "sheet": sheet, "notebook": notebook}.get(args.command):
         return write(args.path, make, names, args.overwrite)
     if not args.path.is_file():
         raise FileNotFoundError(f"{args.path} is not a file")

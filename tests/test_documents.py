@@ -5,6 +5,7 @@
 """
 
 import importlib.util
+import json
 import os
 import pkgutil
 import re
@@ -13,11 +14,11 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import jupytext
 import pytest
 from markdown_it import MarkdownIt
 
 from exercises.checks import EXERCISES
+from exercises.notebook import notebook
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("", "experiments/", "exercises/", "tests/")
@@ -108,8 +109,18 @@ def test_links_lead_somewhere(name):
 
 
 def test_the_lesson_is_a_notebook():
-    cells = [c.source for c in jupytext.read(ROOT / "lesson.md").cells if c.cell_type == "code"]
-    assert cells == [block.rstrip("\n") for block, _ in examples("lesson.md")]
+    cells = json.loads(notebook([*EXERCISES]))["cells"]
+    code = [c["source"] for c in cells if c["cell_type"] == "code" and "main([" not in c["source"]]
+    assert code == [block.rstrip("\n") for block, _ in examples("lesson.md")]
+    checks = [pair for pair in pairwise(cells) if "main([" in pair[1]["source"]]
+    for above, check in checks:
+        box = above["source"].rpartition("> **Exercise ")[2]
+        name = re.match(r"\d+: `(\w+)`", box)[1]
+        assert "\n\n" not in box and f'["check", "mine.py", "{name}"]' in check["source"]
+    assert len(checks) == len(EXERCISES)
+    texts = "".join(cell["source"] for cell in cells if "main([" not in cell["source"])
+    alike, lesson = (re.sub(r"\s|```(python)?", "", text) for text in (texts, read("lesson.md")))
+    assert alike == lesson
 
 
 def test_the_lesson_numbers_its_exercises_as_the_grader_does():
