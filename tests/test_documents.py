@@ -117,7 +117,7 @@ def test_the_lesson_is_a_notebook():
         box = above["source"].rpartition("> **Exercise ")[2]
         name = re.match(r"\d+: `(\w+)`", box)[1]
         assert "\n\n" not in box and f'["check", "mine.py", "{name}"]' in check["source"]
-    assert len(checks) == len(EXERCISES)
+    assert len(checks) == len(EXERCISES) and notebook(["REACH"]).count("main([") == 1
     texts = "".join(cell["source"] for cell in cells if "main([" not in cell["source"])
     alike, lesson = (re.sub(r"\s|```(python)?", "", text) for text in (texts, read("lesson.md")))
     assert alike == lesson
