@@ -67,7 +67,8 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_function__(self, function, types, args, kwargs):
         if function is np.concatenate:  # its operands are in a list
-            args, kwargs = args[0], dict(zip(("axis", "out"), args[1:], strict=False)) | kwargs
+            kwargs = dict(zip(("axis", "out"), args[1:], strict=False)) | kwargs
+            args = [np.array(x) if isinstance(x, (list, tuple)) else x for x in args[0]]
         return record(function, args, kwargs)
 
     def refuse(self, *args, **kwargs):

@@ -533,6 +533,7 @@ def init_params(config, rng, dtype=np.float32):
     Ours: weights normal with variance 1/inputs, embedding and memory with variance 1, biases 0,
     gains 1. Memory must be random: rows that start equal stay equal.
     """
+    must(hasattr(rng, "standard_normal"), f"rng is {rng!r}: must be an np.random.Generator")
     params = zero_params(config, dtype)
     for name, p in params.items():
         if name.endswith("_g"):
@@ -558,7 +559,10 @@ def flat(params):
 
     Raises ValueError unless each is a view in its place: one may have been replaced or copied.
     """
-    vector, arrays = params["embed"].base, [p for p in params.values() if p.size]
+    vector, arrays = (
+        getattr(params.get("embed"), "base", None),
+        [p for p in params.values() if p.size],
+    )
     places = [p.__array_interface__["data"][0] for p in arrays]
     in_it = vector is not None and all(p.base is vector and p.flags.contiguous for p in arrays)
     whole = in_it and places == sorted(set(places)) and sum(p.size for p in arrays) == vector.size
@@ -635,6 +639,7 @@ def check_size(name, value, least, most=2**31 - 1):
 
 def check_params(config, params):
     """Raise ValueError unless params are those of the configuration, all of one float type."""
+    must(isinstance(params, dict), f"params is {type(params).__name__}: must be a dict of arrays")
     found, right = {n: getattr(p, "shape", None) for n, p in params.items()}, param_shapes(config)
     if found != right:
         name = min(dict(found.items() ^ right.items()))

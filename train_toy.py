@@ -525,6 +525,11 @@ def say(text, end="\n"):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
+def reason(error):
+    """An error in one line, never empty: a MemoryError often has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def show_progress(s, first, began):
     """-> show(state): a line in place on a terminal, a plain one every two seconds elsewhere."""
     last, terminal = 0.0, sys.stdout is not None and sys.stdout.isatty()
@@ -698,14 +703,14 @@ def main():
     try:
         out, s, state = prepare(given)
     except (ValueError, TypeError, OSError, MemoryError) as error:
-        parser.error(str(error))
+        parser.error(reason(error))
     try:
         return run(out, s, state)
     except (FloatingPointError, OSError, MemoryError, ValueError) as error:
         checkpoint = out / "checkpoint.npz"
         kept = f"; {checkpoint} is kept" if checkpoint.exists() else ""
         say("")
-        print(f"train_toy.py: stopped: {error}{kept}", file=sys.stderr)
+        print(f"train_toy.py: stopped: {reason(error)}{kept}", file=sys.stderr)
         return 1
 
 

@@ -258,7 +258,7 @@ def guarded(parser, work, kept=""):
     except KeyboardInterrupt:
         parser.exit(130, f"stopped{kept and f'; the same command continues from {kept}'}\n")
     except (ArithmeticError, ValueError, OSError, MemoryError, BrokenProcessPool) as error:
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = train_toy.reason(error)
         parser.exit(1, f"{parser.prog}: stopped: {why}{kept and f'; {kept} is kept'}\n")
     parser.exit(0)
 

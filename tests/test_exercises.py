@@ -110,6 +110,7 @@ attention | softmax_backward(...) -> do @ v.swapaxes(2, 3) | softmax: dp becomes
 attention | softmax_backward(...) -> p * (do @ v.swapaxes(2, 3)) | softmax: ds is
 attention | returned dx, dcontext, dwq, dwkv, dwo -> dx, dcontext, dwq.T, dwkv, dwo | transposed
 attention | split_heads(do, heads) -> do.reshape(len(do), heads, -1, D) | heads
+attention | dv = ... -> dv = softmax_forward(q @ k.swapaxes(2, 3))[0].swapaxes(2, 3) @ do | This is
 tied | dr * (r > 0) -> dr * (dr > 0) | gate
 update | dx + ... -> dx | missing term
 update | dx + ... -> dx; da + dff -> da | missing term
@@ -129,12 +130,14 @@ embedding | dmem.sum(axis=0) -> dmem.mean(axis=0) | factor
 embedding | dembed = ... -> (dembed := np.zeros((7, 12)))[tokens] += dseq | missing sum: of equal
 embedding | np.arange(vocabulary) -> np.where(np.arange(7) < 6, np.arange(7), -1) | blank
 embedding | dembed = ... -> dembed = one_hot.T @ rows_of(dseq) / np.c_[one_hot.sum(0).clip(1)] | sum
+embedding | np.arange(vocabulary) -> np.arange(tokens.max() + 1) | shape
 embedding | rows_of(dseq) -> rows_of(dseq) - np.tile(sinusoids(5, 12, "f8"), (2, 1)) | constant
 embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
 for ids, d in zip(tokens, dseq): dembed[ids] += d | missing sum: of equal
 embedding | one_hot = ... -> dembed = np.zeros((7, 12)); dembed = ... -> \
 for t in range(5): dembed[tokens[:, t]] += dseq[:, t] | missing sum: of equal
 membottleneck | dmem + dmem_read -> dmem | missing term
+membottleneck | dboth[:, rows] += dx_seq -> dboth[:, M : M + len(dx_seq[0])] += dx_seq | This is not
 membottleneck | dboth[:, rows] += dx_seq -> pass | missing term
 build_mask | return None -> return np.zeros((config.memory + T,) * 2, dtype) | \
 variant memctrl, M = 5, window None: must be None, not an array
@@ -146,9 +149,12 @@ build_mask | returned mask -> mask.astype(float) | variant transformer, M = 0, w
 sort_task | 1 -> 0 | for [
 sort_task | np.sort(...) -> x.sort(axis=1) or x | the input was changed
 sort_task | returned x -> x.astype(float) | must return an array of integers of shape (20, 6), not a
+sort_task | returned x -> x.squeeze() | must return an array of integers of shape (3, 1), not an
 sort_task | returned x -> x.tolist() | must return an array of integers of shape (20, 6), not list.
 without | params["memory"][kept] -> np.delete(params["memory"], gone) | without tokens []: memory
 without | params["memory"][kept] -> params["memory"][kept] * np.ones(1) | without tokens []: memory
+without | kept = ... -> kept = [m for m in range(5) if m not in gone or gone != sorted(gone)] | \
+without tokens [3, 1]: memory has shape (5, 12): must be (3, 12).
 without | len(kept) -> 5 | without tokens [1, 3]: config.memory is 5: must be 3.
 without | returned new, small -> small, new | without tokens []: must return params, config, not
 without | returned new, small -> new | without tokens []: must return params, config, not dict.
@@ -357,6 +363,8 @@ CANNOT_RUN = [
     ("import numpy\nx = (", 'File "mine.py", line 2'),
     ("x = 1\n1 / 0\n", 'File "mine.py", line 2, in <module>\nZeroDivisionError'),
     ("raise SystemExit(0)", "SystemExit"),
+    ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    ("x = 1".encode("utf-16"), "SyntaxError"),
     ("def f(): raise NotImplementedError('unwritten')\nf()", "line 2, in <module>\n  File"),
     ("def f(): f()\nf()", "exceeded\nWhich function calls itself without end?"),
     ("class Odd(BaseException):\n    def __str__(self): 1 / 0\nraise Odd", "Odd"),
@@ -411,6 +419,7 @@ PROCESSES = [
     ("raise ValueError('\\ud800')", "error", "ValueError: \\ud800"),
     ("input()", "error", "\nA graded file gets no input: write the value in its place."),
     (FULL + LASTING, "solved", ""),
+    (FULL + "import atexit; atexit.register(print, 'bye')", "solved", ""),
     (FULL + "open('left.txt', 'w').close()", "solved", ""),
 ]
 
@@ -476,6 +485,9 @@ def test_the_command(mine):
     assert done.returncode == 1 and re.search(r"\\xe9 = \((.|\n)*the same message", done.stdout)
     with open("/dev/full", "w") as full:
         done = command("check", mine, "1", stdout=full)
+    assert (done.returncode, done.stderr) == (1, "")
+    closed = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "exercises.grade", "check", mine]
+    done = subprocess.run([*closed, "1"], cwd=grade.ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")
 
 

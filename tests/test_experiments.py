@@ -301,6 +301,8 @@ def test_shapes_by_hand():
     np.testing.assert_allclose(bell, np.exp([0, -0.5 / 1.5**2, -0.5 * 4 / 1.5**2]))
     found = [attention.shape(attention.diagonal(*size, 0)) for size in ((8, 8), (7, 8), (8, 7))]
     assert found == ["sharp diagonal", "none", "none"]
+    clear, faint = (np.eye(12) + x * np.roll(np.eye(12), 6, axis=1) for x in (1.15, 1.25))
+    assert (attention.shape(clear), attention.shape(faint)) == ("sharp diagonal", "none")
 
 
 def test_of_the_sequence_rows_only_the_slots_count():
@@ -881,6 +883,29 @@ def test_bad_input_gets_one_clear_line(line, tmp_path, capsys):
     assert call(*line.replace("DIR", str(tmp_path)).split(" ")) == status
     said = capsys.readouterr().err
     assert BAD[line] in said and said.count("\n") == 1
+
+
+def test_an_error_gets_one_line_and_a_name_is_no_formula(tmp_path, capsys, monkeypatch):
+    memt.save(tmp_path / "m", memt.zero_params(CONFIG), CONFIG, task="reverse", length=12)
+    errors = iter((MemoryError(), ValueError("a\nb"), KeyboardInterrupt()))
+    monkeypatch.setattr(memt, "model_forward", lambda *_, **__: (_ for _ in ()).throw(next(errors)))
+    for status, said in (
+        (1, "attention: stopped: MemoryError\n"),
+        (1, "attention: stopped: a b\n"),
+        (130, "stopped\n"),
+    ):
+        assert call("attention", str(tmp_path / "m")) == status
+        assert capsys.readouterr().err == said
+    common.slide([("a $_$", "", "b c", "shown")], "$_$", [])[0].draw_without_rendering()
+
+
+def test_no_more_processes_than_cores(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(common, "ProcessPoolExecutor", lambda n, *_: asked.append(n) or 1 / 0)
+    for jobs in (1, 2**31):
+        with pytest.raises(ZeroDivisionError):
+            common.run_all(tmp_path / "x.csv", [], None, jobs)
+    assert asked == [1, common.os.cpu_count()]
 
 
 def test_without_matplotlib_commands_say_so(monkeypatch, capsys):

@@ -389,6 +389,13 @@ def test_positions_of_a_small_integer_type(variant, dtype):
 
 
 def test_bad_types_and_gradients():
+    for params in (None, []):
+        with pytest.raises(ValueError, match=r"params is (NoneType|list): must be a dict"):
+            memt.model_forward(params, np.zeros((2, 4), int), CONFIG)
+    with pytest.raises(ValueError, match="rng is 0: must be"):
+        memt.init_params(CONFIG, 0)
+    with pytest.raises(ValueError, match="params are not views"):
+        memt.flat({})
     for dtype in (int, np.float16, "float33"):
         with pytest.raises(ValueError, match="must be float32 or float64"):
             memt.init_params(CONFIG, np.random.default_rng(0), dtype)

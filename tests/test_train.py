@@ -573,6 +573,7 @@ def test_a_directory_that_holds_a_run(old_run):
     assert contents(old_run) == before
     own = [*ARGUMENTS, "--variant=memctrl", "--window=1", "--seed=0"]
     assert command("--resume", *own, *place)[0] == 0  # it is finished, and tested again
+    assert command("--resume", "--window=1", *place)[0] == 0  # an option that only memctrl has
     assert contents(old_run)["log.csv"] == before["log.csv"]
     assert "--steps is 50, but the run has 60" in refusal("--resume", "--steps=50", *place)
     status, printed, _ = command("--resume", "--steps=75", *place)  # it is lengthened
@@ -741,6 +742,16 @@ def test_who_imports_whom(module, needs):
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
     loaded = {n.partition(".")[0] for n in printed.split()} - {module, "numpy"}
     assert loaded - set(sys.stdlib_module_names) <= {needs}
+
+
+@POSIX
+def test_ctrl_c_while_importing(tmp_path):
+    code = "import os, runpy, signal, sys\nclass Slow:\n    def find_spec(self, name, *_):\n"
+    code += "        name != 'memt' or os.kill(os.getpid(), signal.SIGINT)\n"
+    code += "sys.meta_path.insert(0, Slow())\n"
+    code += f"runpy.run_path({train_toy.__file__!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
 def test_nothing_imports_what_windows_lacks():
