@@ -17,8 +17,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-Array = np.ndarray
-
 
 class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
     """An array of floats that remembers how it was made.
@@ -27,7 +25,7 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
     the function from this Tensor's gradient to the parent's (before `unbroadcast`).
     """
 
-    def __init__(self, value: Array, *links: tuple):
+    def __init__(self, value: np.ndarray, *links: tuple):
         if value.dtype.kind != "f":
             raise TypeError(f"autograd: a Tensor holds floats, not {value.dtype}")
         self.value = value
@@ -98,12 +96,12 @@ def plain(x):
     """The array behind a Tensor; a private copy of anything else, which may be changed later."""
     if isinstance(x, Tensor):
         return x.value
-    if isinstance(x, Array) and type(x) is not Array:
+    if isinstance(x, np.ndarray) and type(x) is not np.ndarray:
         raise TypeError(f"autograd: {type(x).__name__} can't be recorded, only plain arrays")
     return copy.deepcopy(x)
 
 
-def unbroadcast(d: Array, shape: tuple[int, ...]) -> Array:
+def unbroadcast(d: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Sum d over the axes along which an array of that shape was stretched to d's shape."""
     d = d.sum(axis=tuple(range(d.ndim - len(shape))))
     return d.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True)
@@ -196,7 +194,7 @@ def topological(out: Tensor) -> list[Tensor]:
     return order
 
 
-def backward(out: Tensor) -> dict[int, Array]:
+def backward(out: Tensor) -> dict[int, np.ndarray]:
     """id of a Tensor -> gradient of the scalar `out` with respect to it, of its shape and dtype."""
     grads = {id(out): np.ones_like(out.value)}
     for tensor in reversed(topological(out)):
@@ -206,10 +204,10 @@ def backward(out: Tensor) -> dict[int, Array]:
     return grads
 
 
-def copies(params: dict[str, Array]) -> dict[str, Array]:
+def copies(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Copies, which f may overwrite. Raises TypeError unless all params are arrays of floats."""
     for name, p in params.items():
-        if type(p) is not Array or p.dtype.kind != "f":
+        if type(p) is not np.ndarray or p.dtype.kind != "f":
             found = f"{type(p).__name__} of {getattr(p, 'dtype', 'no dtype')}"
             raise TypeError(f"autograd: {name!r} is a {found}: must be a NumPy array of floats")
     return {name: np.array(p) for name, p in params.items()}
@@ -223,7 +221,7 @@ def value_and_grad(f: Callable) -> Callable:
     unless f gives a scalar that depends on params; ValueError if it differs on plain arrays.
     """
 
-    def run(params: dict[str, Array]):
+    def run(params: dict[str, np.ndarray]):
         leaves = {name: Tensor(p) for name, p in copies(params).items()}
         out = f(dict(leaves))
         if not isinstance(out, Tensor) or out.shape:
@@ -238,7 +236,7 @@ def value_and_grad(f: Callable) -> Callable:
     return run
 
 
-def finite_differences(f: Callable, params: dict[str, Array], step: float = 1e-5):
+def finite_differences(f: Callable, params: dict[str, np.ndarray], step: float = 1e-5):
     """name -> (f(p + step) - f(p - step)) / (2 step) for every single number p, in float64."""
     params = {name: p.astype(np.float64) for name, p in copies(params).items()}
     grads = {name: np.zeros_like(p) for name, p in params.items()}
@@ -251,7 +249,9 @@ def finite_differences(f: Callable, params: dict[str, Array], step: float = 1e-5
     return grads
 
 
-def gradient_errors(grads: dict[str, Array], reference: dict[str, Array]) -> dict[str, float]:
+def gradient_errors(
+    grads: dict[str, np.ndarray], reference: dict[str, np.ndarray]
+) -> dict[str, float]:
     """name -> max|a - b| / max(max|b|, 1e-3 · the largest absolute value in reference).
 
     The floor is for gradients that are zero in theory. Raises ValueError if names or shapes differ.
