@@ -249,9 +249,7 @@ def finite_differences(f: Callable, params: dict[str, np.ndarray], step: float =
     return grads
 
 
-def gradient_errors(
-    grads: dict[str, np.ndarray], reference: dict[str, np.ndarray]
-) -> dict[str, float]:
+def gradient_errors(grads: dict, reference: dict) -> dict[str, float]:
     """name -> max|a - b| / max(max|b|, 1e-3 · the largest absolute value in reference).
 
     The floor is for gradients that are zero in theory. Raises ValueError if names or shapes differ.
