@@ -323,9 +323,9 @@ def grade_class(folder, names, out, overwrite):
     messages = out.with_name(f"{out.stem}-messages.txt")
     if not files:
         raise FileNotFoundError(f"{str(folder)!r} is not a folder with .py files")
-    can = (out.is_file() or not out.exists()) and os.access(out.parent, os.W_OK | os.X_OK)
-    memt.must(can, f"{out} can't be written: must be a file in a folder that exists")
     for path in (out, messages):
+        can = (path.is_file() or not path.exists()) and os.access(path.parent, os.W_OK | os.X_OK)
+        memt.must(can, f"{path} can't be written: must be a file in a folder that exists")
         must_be_new(path, overwrite)
     seconds, rows, said, pool = limit(), {}, {}, ThreadPoolExecutor(os.cpu_count())
 

@@ -517,6 +517,9 @@ def test_refusals(mine, monkeypatch, capsys):
     for out in (mine.parent, mine.with_name("no") / "x.csv", mine / "x.csv"):
         said = refused("class", mine.parent, "--out", out, "--overwrite")
         assert f"{out} can't be written: must be a file in a folder that exists" in said
+    mine.with_name("new-messages.txt").mkdir()
+    said = refused("class", mine.parent, "--out", mine.with_name("new.csv"), "--overwrite")
+    assert "new-messages.txt can't be written" in said
     mine.with_name("checkpoint.npz").write_text("kept")
     said = refused("train", mine, "--out", mine.parent)
     assert "checkpoint.npz exists: --overwrite" in said and "resume" not in said
