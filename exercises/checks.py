@@ -122,18 +122,25 @@ def plain_layernorm(dy, cache):
     dxhat = dy * g
     mean = dxhat.mean(axis=-1, keepdims=True)
     dx = rstd * (dxhat - mean - xhat * (dxhat * xhat).mean(axis=-1, keepdims=True))
-    return dx, (dy * xhat).sum(axis=(0, 1)), dy.sum(axis=(0, 1))
+    return dx, rows_of(dy * xhat).sum(axis=0), rows_of(dy).sum(axis=0)
 
 
-LAYERNORM = """
-dxhat = ... -> dxhat = dy; rstd -> g * rstd | factor: the means are over dxhat, not over dy.
+COLUMNS = "factor: C is the number of columns, dy.shape[-1], and the mean divides by C."
+LAYERNORM = f"""
+dxhat = ... -> dxhat = dy; rstd -> g * rstd | \
+factor: the means are over dxhat, not over dy. Or are rstd and g swapped where they are unpacked?
+rstd * (...) -> rstd * (dxhat - (mean + xhat * (dxhat * xhat).mean(axis=-1, keepdims=True)) \
+* dy.shape[-1] / len(dy)) | {COLUMNS}
+rstd * (...) -> rstd * (dxhat - (mean + xhat * (dxhat * xhat).mean(axis=-1, keepdims=True)) \
+* dy.shape[-1] / (dy.shape[-1] - 1)) | {COLUMNS}
 """
 
 
 @exercise("layernorm_backward")
 def check_layernorm(function):
-    inputs = draw(1, x=(2, 4, 5), g=(5,), b=(5,))
-    judge(function, plain_layernorm, memt.layernorm_forward, inputs, LAYERNORM)
+    for shape in ((2, 4, 5), (2, 3, 4, 5)):
+        inputs = draw(1, x=shape, g=(5,), b=(5,))
+        judge(function, plain_layernorm, memt.layernorm_forward, inputs, LAYERNORM)
 
 
 def plain_softmax(dp, p):
@@ -142,6 +149,10 @@ def plain_softmax(dp, p):
 
 SOFTMAX = """
 p * (dp - ...) -> p * dp - (dp * p).sum(axis=-1, keepdims=True) | factor: p multiplies both terms.
+p * (dp - ...) -> dp - p * (dp * p).sum(axis=-1, keepdims=True) | factor: p multiplies both terms.
+p * (dp - ...) -> dp - p * dp.sum(axis=-1, keepdims=True) | log: this is for log-softmax.
+p * (dp - ...) -> p * (dp - p * (dp * p).sum(axis=-1, keepdims=True)) | factor: p is used twice.
+p * (dp - ...) -> p * (dp - p * dp.sum(axis=-1, keepdims=True)) | weights: the sum is over p * dp.
 p * (dp - ...) -> p * (1 - p) * dp | diagonal: a score changes every probability of its row.
 p * (dp - ...) -> p - dp | loss: p - target is for softmax and cross-entropy together, this is not.
 (dp * p).sum(...) -> dp.mean(axis=-1, keepdims=True) | mean: subtract the mean of dp weighted by p.
@@ -159,9 +170,15 @@ HEADS_MIXED = "heads: a reshape alone mixes rows; split_heads and merge_heads al
 ATTENTION = f"""
 merge_heads -> lambda x: x.reshape(len(x), x.shape[2], -1) | {HEADS_MIXED}
 merge_heads(dq) -> dq.reshape(len(dq), dq.shape[2], -1) | {HEADS_MIXED}
+merge_heads(np.concatenate(...)) -> np.hstack((dk, dv)).reshape(len(dk), len(dk[0][0]), -1) | \
+{HEADS_MIXED}
 split_heads -> lambda x, heads: x.reshape(len(x), heads, x.shape[1], -1) | {HEADS_MIXED}
 softmax_backward -> lambda dp, p: dp | softmax: dp becomes ds only in softmax_backward.
 softmax_backward -> lambda dp, p: dp * p | softmax: ds is softmax_backward(dp, p), not dp * p.
+softmax_backward -> lambda dp, p: p * softmax_backward(dp, p) | \
+softmax: softmax_backward already multiplies by p.
+linear_backward(dout, c_o) -> (dout @ c_o[1], linear_backward(dout, c_o)[1], 0) | {hints.TRANSPOSED}
+np.concatenate(...) -> np.concatenate((dk, 0 * dv), axis=1) | left out: dv has its place beside dk.
 softmax_backward -> lambda dp, p: softmax_backward(dp, q @ k.swapaxes(2, 3)) | \
 scores: softmax_backward takes the probabilities, not the scores.
 softmax_backward -> lambda dp, p: softmax_backward(p, dp) | \
@@ -173,8 +190,8 @@ arguments: softmax_backward takes the gradient dp first, then p.
 def check_attention(function):
     shapes = {"x": (B, N, C), "context": (B, K, C), "wq": (C, C), "wkv": (C, 2 * C), "wo": (C, C)}
     inputs = draw(1, **shapes)
-    for mask in (None, MASK):
-        forward = partial(memt.attention_forward, heads=HEADS, mask=mask)
+    for mask, heads in ((None, HEADS), (MASK, 2)):
+        forward = partial(memt.attention_forward, heads=heads, mask=mask)
         judge(function, memt.attention_backward, forward, inputs, ATTENTION)
 
 
@@ -182,10 +199,15 @@ RESIDUAL = "residual: a sum passes its own gradient, the dx of the LN after it, 
 UPDATE_SLIPS = f"""
 dx + dmh -> dx + da | {RESIDUAL}
 dx + dmh -> dx + da + dff | {RESIDUAL}
+dx + dmh -> dx + 2 * dmh | counted twice: attention_backward does not add the residual's gradient.
+dmh -> da | path: the gradient reaches MH through the first LN only.
+dmh -> da + dff | path: the gradient reaches MH through the first LN only.
+da + dff -> da + dff + dh | {RESIDUAL}
 dx + dmh -> dx + dff | {RESIDUAL}
 dx + dmh -> dx + dh | {RESIDUAL}
 da + dff -> da + dh | {RESIDUAL}
 relu_backward -> lambda dr, r: dr * (dr > 0) | {hints.GATE}
+relu_backward -> lambda dr, r: r * (dr > 0) | arguments: relu_backward takes the gradient first.
 relu_backward -> lambda dr, r: dr * r | gate: the derivative of ReLU is 0 or 1, not its output.
 """
 
@@ -201,6 +223,7 @@ MEMBOTTLENECK = """
 dmem + dmem_read -> dmem; dx_mem -> dx_mem + dmem_read | \
 bypass: the sequence reads the updated memory, not the old one.
 dx_mem -> dx_mem + dmem_read | counted twice: the sequence reads only the updated memory.
+dx_mem -> dx_mem + dmem | counted twice: dx already contains the residual connection.
 dboth[:, M:] -> dboth[:, M:] + dseq | counted twice: dx already contains the residual connection.
 dparams["mem"] -> dparams["seq"] | roles: memory's update has the parameters of role mem.
 dparams["seq"] -> dparams["mem"] | roles: the sequence's update has the parameters of role seq.
@@ -252,13 +275,17 @@ def compare_masks(mask, right):
         raise Wrong(f"{cell}: may that target attend to that source?")
 
 
-REPEATED = "missing sum: of equal ids, `dembed[ids] += d` adds only one; np.add.at adds all."
+REPEATED = "missing sum: of equal ids, only one is added. `=` overwrites, and so does "
+REPEATED += "`dembed[ids] += d` if equal ids are in one array; np.add.at adds all."
 EMPTY = "one_hot = ... -> dembed = np.zeros((vocabulary, dseq.shape[-1]))"
 EMBEDDING = f"""
 {EMPTY}; dembed = ... -> dembed[tokens] += dseq | {REPEATED}
 {EMPTY}; dembed = ... -> for ids, d in zip(tokens, dseq): dembed[ids] += d | {REPEATED}
 {EMPTY}; dembed = ... -> for t in range(tokens.shape[1]): dembed[tokens[:, t]] += dseq[:, t] | \
 {REPEATED}
+{EMPTY}; dembed = ... -> np.add.at(dembed, tokens[0], dseq[0]) | \
+missing sum: over all examples of the batch.
+tokens.reshape(-1, 1) -> tokens.T.reshape(-1, 1) | order: flatten tokens and dseq in the same order.
 one_hot.astype(dseq.dtype) -> one_hot / np.maximum(one_hot.sum(axis=0), 1) | \
 sum: a token that occurs often gets the sum of its gradients, not their mean.
 np.arange(vocabulary) -> np.append(np.arange(vocabulary - 1), -1) | \
@@ -276,6 +303,10 @@ def check_embedding(function):
     for tokens in both:
         forward = partial(memt.embedding_forward, tokens)
         judge(function, memt.embedding_backward, forward, arrays, EMBEDDING)
+    dmem, dseq = (np.ones((2, rows, C), np.float32) for rows in (M, 5))
+    for name, d in zip(arrays, function(dmem, dseq, (both[0], 7)), strict=True):
+        if d.dtype != np.float32:
+            raise Wrong(f"d{name} must have the type of dseq, here float32, not {d.dtype}.")
 
 
 def tied_given(dy, cache):
@@ -291,6 +322,7 @@ def tied_given(dy, cache):
 UNCHANGED = "unchanged"
 TIED = f"""
 r > 0 -> dr > 0; dw += ... -> dw = rows_of(x).T @ rows_of(du) | {UNCHANGED}
+r > 0 -> (r > 0) * (dr > 0) | {hints.GATE}
 r > 0 -> r | gate: the derivative of ReLU is 0 or 1, not its output.
 """
 
@@ -309,15 +341,17 @@ def check_tied(function):
 # ---------------------------------------------------------------- predictions
 
 
-def prediction(name, *nudges):
-    """An exercise whose answers are a dict, with a nudge for each wrong answer, in its order."""
+def prediction(name, *nudges, among=None, note=""):
+    """An exercise whose answers are a dict, with a nudge for each wrong answer, in its order.
+
+    The elements of lists must be `among` these. The note is a last line below wrong answers.
+    """
     right = solution(name)
-    EXERCISES[name] = Exercise(
-        partial(compare_answers, right, dict(zip(right, nudges, strict=True)))
-    )
+    nudges = dict(zip(right, nudges, strict=True))
+    EXERCISES[name] = Exercise(partial(compare_answers, right, nudges, among, note))
 
 
-def compare_answers(right, nudges, given):
+def compare_answers(right, nudges, among, note, given):
     """Raise Wrong, naming all wrong answers; NotImplementedError if no question is answered."""
     if not isinstance(given, dict) or given.keys() != right.keys():
         raise Wrong(f"must be a dict with the keys {', '.join(map(repr, right))}.")
@@ -329,9 +363,11 @@ def compare_answers(right, nudges, given):
         if type(found) is not kind:
             lines.append(f"{question!r}: {given[question]!r} must be of type {kind.__name__}")
         elif found != plain(answer):
-            lines += f"{question!r}: {given[question]!r} is not right.", nudges[question]
+            strange = [x for x in found if x not in among] if among else []
+            nudge = f"{strange[0]!r} is none of {[*among]}." if strange else nudges[question]
+            lines += f"{question!r}: {given[question]!r} is not right.", nudge
     if lines:
-        raise Wrong("\n".join(lines))
+        raise Wrong("\n".join([*lines, note]).rstrip())
 
 
 def plain(answer):
@@ -348,6 +384,8 @@ prediction(
     "Layer 1 writes the symbol into memory. Who reads memory in layer 2?",
     "Memory is updated first. Who reads the updated memory, in the same layer?",
     "Memory is read as it was before this layer, and each row attends to no other row.",
+    among=range(9),
+    note="Positions count from 0.",
 )
 SAME = (
     "Equal rows have equal queries and equal residuals. Can they part? Can other rows become equal?"
@@ -356,16 +394,20 @@ prediction(
     "EQUAL_ROWS",
     SAME,
     SAME,
-    "If two rows are equal, is there anything in which their effects on the loss could differ?",
+    "Can two equal rows differ in their effect on the loss? Can the two others have the same?",
     "A step subtracts the gradient. What have equal rows, and what have the others?",
     "The changed row is no longer equal to the other two. Count again how many groups there are.",
 )
+GROUPS = [f"layers.{i}.{role}" for i in (0, 1) for role in ("all", "mem", "seq")] + ["controller"]
 prediction(
     "ZERO_GRADIENTS",
     "One update, layers.N.all, serves memory and sequence. Is it used for the sequence?",
-    "Whose output is read by nobody? Count layers from 0.",
-    "The shared controller also updates memory in layer 0. Does anybody read that?",
-    "In each layer, the sequence reads the memory that the same layer has updated.",
+    "Whose output is read by nobody?",
+    "The shared controller also updates memory in layer 0: who reads that? The output reads seq.",
+    "The sequence reads the memory that the same layer has updated. The sequence of layer 0 goes "
+    "on to layer 1: the residual connection carries it, and memory attends to it.",
+    among=GROUPS,
+    note="Layers count from 0.",
 )
 prediction(
     "READING",
@@ -374,6 +416,7 @@ prediction(
     "A horizontal strip attends about equally to every column.",
     "A vertical stripe: a column of READ with much weight in every row that reads.",
     "Position 0 is row 3. For each source, add up weight to memory row times that row's WRITE.",
+    note="Rows and positions count from 0.",
 )
 
 
@@ -397,7 +440,8 @@ def check_sort(function):
 
 @exercise("without")
 def check_without(function):
-    config = replace(CONFIG, layers=2)
+    more = {"window": 1, "outputs": 3, "share_controller": True, "positions": False}
+    config = replace(CONFIG, layers=2, variant="memctrl", **more)
     for gone in ([], [1, 3], [3, 1], [0]):
         with case(f"without tokens {gone}"):
             params = draw(3, **memt.param_shapes(config))
@@ -422,7 +466,8 @@ def compare_models(out, right, small):
         raise Wrong(f"memory has dtype {hurt['memory'].dtype}: must be that of the given one.")
     wrong = [n for n in {**right, **hurt} if not np.array_equal(hurt.get(n), right.get(n))]
     if wrong:
-        raise Wrong(f"params {wrong} are wrong: rows, or their order?")
+        many = f" and {len(wrong) - 2} others" * (len(wrong) > 2)
+        raise Wrong(f"params {wrong[:2]}{many} are wrong or missing: rows, or their order?")
     for field, value in vars(small).items():
         if (found := getattr(smaller, field)) != value:
             raise Wrong(f"config.{field} is {found!r}: must be {value!r}.")

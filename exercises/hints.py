@@ -31,7 +31,8 @@ TERM = """missing term: a value that reaches the output along several paths gets
 gradients. One of them is left out, or overwritten (`=` instead of `+=`)."""
 TRANSPOSED = "transposed: a product is in the wrong order, or a factor of it is not transposed."
 UNPACKED = "order: two values are swapped where they are unpacked, or one is used as the other."
-UNKNOWN = "This is not one of the known mistakes. What do the wrong gradients have in common?"
+UNKNOWN = """This is not one of the known mistakes. Compute one row by hand, or compare term by term
+with finite differences; several wrong gradients may have one line in common."""
 
 
 @np.errstate(all="ignore")  # the arrays may hold anything
@@ -77,6 +78,8 @@ def misshapen(given, right):
 
 def found(a):
     """What an answer is: an array of some type and shape, None, or another type."""
+    if isinstance(a, np.generic):
+        return f"a single number of {a.dtype}"
     if isinstance(a, np.ndarray):
         return f"an array of {a.dtype} of shape {a.shape}"
     return "None" if a is None else type(a).__name__
@@ -193,7 +196,7 @@ def place(line):
         case ast.Return():
             return " Look at what is returned."
         case ast.Assign([target], value) if not isinstance(value, ast.Name):
-            return f" Look at how {ast.unparse(target).strip('()')} is computed."
+            return f" Look at the line that computes {ast.unparse(target).strip('()')}."
     return ""
 
 
@@ -208,17 +211,25 @@ def rebuilt(node, changes):
     return type(node)(**{name: rebuilt(child, changes) for name, child in ast.iter_fields(node)})
 
 
+def times(node, names):
+    """Slips: a node multiplied by each of the names."""
+    for name in names:
+        yield FACTOR, ast.BinOp(node, ast.Mult(), ast.Name(name, ast.Load()))
+
+
 def replacements(node, names, factors):
     """Hint and new node for every small edit of a node, with the given names and factors."""
     match node:
         case ast.BinOp(left, ast.Add() | ast.Sub() as op, right):
             plus = isinstance(op, ast.Add)
             yield SIGN, ast.BinOp(left, ast.Sub() if plus else ast.Add(), right)
-            yield from ((TERM, term) for term in ([left, right] if plus else [left]))
-        case ast.BinOp(left, ast.Mult(), right):
+            alone = right if plus else ast.UnaryOp(ast.USub(), right)
+            yield from ((TERM, term) for term in (left, alone))
+        case ast.BinOp(left, ast.Mult() as op, right):
             hint = GATE if isinstance(right, ast.Compare) else FACTOR
             divided = ast.BinOp(left, ast.Div(), right), ast.BinOp(right, ast.Div(), left)
             yield from ((hint, new) for new in (left, right, *divided))
+            yield from times(ast.BinOp(left, op, right), names)
         case ast.BinOp(left, ast.Div(), _):
             yield FACTOR, left
         case ast.BinOp(left, ast.MatMult() as op, right):
@@ -226,12 +237,14 @@ def replacements(node, names, factors):
             changed = (ast.BinOp(product, op, factor) for factor in factors for op in ops)
             yield from ((FACTOR, new) for new in changed)
         case ast.Call(ast.Attribute(value, "mean" | "sum" as name, ctx), _, keywords):
-            name = "sum" if name == "mean" else "mean"
-            yield FACTOR, ast.Call(ast.Attribute(value, name, ctx), [], keywords)
+            other = "sum" if name == "mean" else "mean"
+            yield FACTOR, ast.Call(ast.Attribute(value, other, ctx), [], keywords)
+            yield from times(ast.Call(ast.Attribute(value, name, ctx), [], keywords), names)
             yield SUM, ast.Subscript(value, ast.Constant(0), ctx)
         case ast.keyword("axis"):
             yield from ((AXIS, ast.keyword("axis", ast.Constant(i))) for i in (0, 1, 2, 3, None))
         case ast.AugAssign(target, _, value):
+            yield SIGN, ast.AugAssign(target, ast.Sub(), value)
             yield from ((TERM, new) for new in (ast.Pass(), ast.Assign([target], value)))
         case ast.Call(ast.Name("relu_backward"), [first, _]):
             yield GATE, first

@@ -81,7 +81,10 @@ READING = {
 
 
 def sort_task(x):
-    """A task for train_toy.TASKS: symbols (B, n) -> the same, each row in ascending order."""
+    """A task for train_toy.TASKS: symbols (B, n) -> the same, each row in ascending order.
+
+    The symbols that it is given stay as they are.
+    """
     return np.sort(x, axis=1)
 
 

@@ -94,9 +94,11 @@ layernorm | rstd * (...) -> rstd * dxhat | missing term
 layernorm | (dxhat * xhat).mean(...) -> (dxhat * xhat).sum(axis=-1, keepdims=True) | factor
 layernorm | dxhat.mean(...) -> dxhat.mean(0); (dxhat * xhat).mean(...) -> (dxhat * xhat).mean(0) | \
 axis
-layernorm | (dy * xhat).sum(...) -> dy.sum(axis=(0, 1)) | factor
+layernorm | rows_of(dy * xhat).sum(...) -> rows_of(dy).sum(axis=0) | factor
+layernorm | rows_of(dy).sum(axis=0) -> dy.sum(axis=(0, 1)) | missing sum
+layernorm | dxhat.mean(...) -> dxhat.mean(axis=-1, keepdims=True) * xhat | factor
 layernorm | dxhat.mean(...) -> dy.mean(axis=-1, keepdims=True) | wrong array
-layernorm | (dy * xhat).sum(...) -> dy * xhat | missing sum
+layernorm | rows_of(dy * xhat).sum(...) -> dy * xhat | missing sum
 layernorm | returned dx, dg, db -> dx[0], dg, db | shape
 layernorm | returned dx, dg, db -> dx, db, dg | order
 layernorm | xhat, rstd, g = cache -> g, rstd, xhat = cache | order: two values
@@ -104,6 +106,7 @@ layernorm | dxhat = dy * g -> dxhat = dy; rstd * (...) -> \
 g * rstd * (dy - mean - xhat * (dy * xhat).mean(axis=-1, keepdims=True)) | factor: the means
 attention | ds.swapaxes(2, 3) @ q -> ds.swapaxes(2, 3) @ q * D**-0.5 | factor
 attention | ds.swapaxes(2, 3) @ q -> ds.swapaxes(2, 3) @ (q * D**0.5) | factor
+attention | D**-0.5 -> 4**-0.5 | factor
 attention | np.concatenate(...) -> np.concatenate((dv, dk), axis=1) | order
 attention | np.concatenate(...) -> np.concatenate((dk, dv), axis=3) | axis
 attention | softmax_backward(...) -> do @ v.swapaxes(2, 3) | softmax: dp becomes
@@ -127,6 +130,8 @@ update | c_mh, c_ln1, c_w1, c_relu, c_w2, c_ln2 = cache -> \
 c_mh, c_ln2, c_w1, c_relu, c_w2, c_ln1 = cache | order: two values
 embedding | dmem.sum(axis=0) -> dmem | missing sum
 embedding | dmem.sum(axis=0) -> dmem.mean(axis=0) | factor
+embedding | dmem.sum(axis=0) -> dmem.sum() | dmemory must be an array of float64, not a single
+embedding | one_hot.astype(...) -> one_hot.astype(float).T @ rows_of(dseq) | dembed must have
 embedding | dembed = ... -> (dembed := np.zeros((7, 12)))[tokens] += dseq | missing sum: of equal
 embedding | np.arange(vocabulary) -> np.where(np.arange(7) < 6, np.arange(7), -1) | blank
 embedding | dembed = ... -> dembed = one_hot.T @ rows_of(dseq) / np.c_[one_hot.sum(0).clip(1)] | sum
@@ -155,6 +160,9 @@ without | params["memory"][kept] -> np.delete(params["memory"], gone) | without 
 without | params["memory"][kept] -> params["memory"][kept] * np.ones(1) | without tokens []: memory
 without | kept = ... -> kept = [m for m in range(5) if m not in gone or gone != sorted(gone)] | \
 without tokens [3, 1]: memory has shape (5, 12): must be (3, 12).
+without | replace(...) -> type(config)(8, 12, 3, 10, 2, len(kept), "memctrl") | without tokens []
+without | returned new, small -> {"memory": new["memory"]}, small | \
+without tokens []: params ['embed', 'controller.wq'] and 34 others
 without | len(kept) -> 5 | without tokens [1, 3]: config.memory is 5: must be 3.
 without | returned new, small -> small, new | without tokens []: must return params, config, not
 without | returned new, small -> new | without tokens []: must return params, config, not dict.
@@ -284,7 +292,9 @@ PREDICTIONS = [  # exercise, answer, what is said
     ("READING", dict(reversed(READING.items())), ""),
     ("READING", {q: bool(a) if a == 1 else a for q, a in READING.items()}, "must be of type int"),
     ("READING", {q: str(a) for q, a in READING.items()}, "'1' must be of type int"),
-    ("ZERO_GRADIENTS", {**solutions.ZERO_GRADIENTS, "memctrl": ["layers.2.mem"]}, "layers from 0."),
+    ("ZERO_GRADIENTS", {**solutions.ZERO_GRADIENTS, "memctrl": ["layers.2.mem"]},
+     "'memctrl': ['layers.2.mem'] is not right.\n'layers.2.mem' is none of ['layers.0.all', '"),
+    ("REACH", {**REACH, "masked, 1 layer": [9]}, "1 layer': [9] is not right.\n9 is none of [0, 1"),
 ]  # fmt: skip
 
 
@@ -299,9 +309,10 @@ def test_each_wrong_prediction_gets_its_own_nudge(name):
     right = solution(name)
     nudges = []
     for question, answer in right.items():
-        wrong = [*answer, 99] if isinstance(answer, list) else answer + 99
-        line, nudge = said(name, {**right, question: wrong}).split("\n")
+        wrong = answer * 2 or ["controller"] if isinstance(answer, list) else answer + 99
+        line, nudge, *note = said(name, {**right, question: wrong}).split("\n")
         assert line == f"{question!r}: {wrong!r} is not right."
+        assert bool(note) == (name != "EQUAL_ROWS") and note[-1:] != [""]
         nudges.append(nudge)
     assert len(set(nudges)) >= len(nudges) - 1  # two questions have the same answer for one reason
 
