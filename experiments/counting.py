@@ -42,7 +42,7 @@ RATES = {  # task, positions -> the better rate × 1000 of each model, in the or
 # run -> models, steps, lengths; "one length" is only done without positions
 RUNS = {"main": (tuple(MODELS), 2000, LENGTHS)}
 RUNS |= {
-    "longer": (("M = 0", "M = 1"), 6000, LENGTHS),
+    "longer": (("M = 0",), 6000, LENGTHS),
     "one length": (("M = 0", "M = 1"), 2000, (20,)),
 }
 FOUND = ("parameters", "flops", "accuracy", "by_length", "removed", "yardstick")

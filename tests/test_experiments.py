@@ -511,7 +511,7 @@ def test_counting_trains_and_tests_its_models(monkeypatch):
         lengths = {batches(4, 0, step).targets.shape for step in range(200)}
         assert lengths == {(4, n) for n in ([20] if job["run"] == "one length" else range(2, 21))}
         assert {batches(4, 1, step).targets.shape for step in range(9)} == {(4, 20)}
-    assert [job["steps"] for job in full[:14]] == [2000] * 12 + [6000] * 2
+    assert [job["steps"] for job in full[:14]] == [2000] * 12 + [6000, 2000]
     models = {job["model"]: counting.run(job | {"steps": 1}) for job in full[:12]}
     for name in ("hidden 40", "hidden 72", "width 20", "two layers"):
         assert models[name]["parameters"] > models["M = 16"]["parameters"]
