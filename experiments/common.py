@@ -196,7 +196,7 @@ def shown(yes):
     return "shown" if yes else "not shown"
 
 
-def least(gains):
+def least(gains, unit="points", digits=1):
     """Case -> gains, one per seed -> the weakest case as text, and a verdict on all.
 
     The weakest: the smallest mean among the cases that are not clear, if there are any.
@@ -206,7 +206,8 @@ def least(gains):
     case = min(failed or gains, key=lambda name: gains[name].mean())
     verdict = shown(where) if not (where and failed) else f"shown for {', '.join(where)}"
     worse = ", clearly worse" if clear(gains[case]) < 0 else ""
-    return f"{spread(gains[case])} points in the weakest case ({case}{worse})", verdict
+    text = f"{spread(gains[case], digits)} {unit} in the weakest case ({case}{worse})"
+    return text, verdict
 
 
 def markdown(*rows):

@@ -77,6 +77,7 @@ BY_HAND = [
     ("x @ [[1], [2], [4]] * [3, 5]", [[1, 1, 1]], [[8, 16, 32]]),  # lists are operands too
     ("np.copy(x.T, order='C').sum(0) * 0.1", np.sqrt(np.arange(3000)).reshape(3, -1), 0.1),
     ("x.mean(0)", np.ones((3, 0)), np.ones((3, 0))),
+    ("np.concatenate(([7, 8], x)) * [1, 2, 3, 4]", [5, 6], [3, 4]),
 ]
 
 

@@ -214,9 +214,9 @@ benefit   | shown, not shown | symbol: memory / 20 if window else 0.5
 benefit   | shown for window 3, not shown | symbol: float(memory == 10 and window == 3)
 benefit   | not shown, shown for sort | symbol: float(task == "sort" and memory == 10)
 text      | not shown, shown | bits: memory * (-1 if window else 1)
-text | not shown, shown for equal steps only | bits: -memory * bool(window and budget == "steps")
+text | not shown, shown for equal steps | bits: -memory * bool(window and budget == "steps")
 translation | shown     | exact: memory / 8
-translation | not shown | exact: memory / 8 if steps == 250 else 0.5
+translation | shown for 250 steps | exact: memory / 8 if steps == 250 else 0.5
 cost      | shown     | ms: T**kind; MB: T**kind
 cost      | not shown | ms: T**kind; MB: T
 cost      | not shown | ms: T**(kind + 0.2); MB: T**kind
