@@ -213,6 +213,19 @@ def test_slips_get_hints_that_fit(slip):
     assert text.startswith(hint) and bool(text) == bool(hint), text
 
 
+def test_a_hint_says_where_and_is_none_that_would_spoil_what_is_right():
+    slip = edited("attention_backward", "ds.swapaxes(2, 3) @ q -> ds.swapaxes(2, 3) @ q * D**-0.5")
+    assert "twice. Look at the line that computes dk.\n" in said("attention_backward", slip)
+    slip = edited("update_backward", "dx + dmh -> dx")
+    assert "(`=` instead of `+=`). Look at what is returned.\n" in said("update_backward", slip)
+    update = (
+        'update_backward(dmem, updates["mem"][1], {n: 0 * d for n, d in dparams["mem"].items()})'
+    )
+    twice = f"dboth[:, :M] += dx_mem -> dboth[:, :M] += dx_mem + 0 * (dboth := {update}[1])[:, :M]"
+    text = said("membottleneck_backward", edited("membottleneck_backward", twice))
+    assert text.startswith("This is not one") and "correct: dmem.wq" in text
+
+
 def test_two_slips_are_planted_and_each_gets_its_hint():
     fixes = {"gate": ("dw = rows_of(x)", "dw += rows_of(x)"), "missing term": ("dr > 0", "r > 0")}
     for hint, fix in fixes.items():
