@@ -218,10 +218,10 @@ def test_a_hint_says_where_and_is_none_that_would_spoil_what_is_right():
     assert "twice. Look at the line that computes dk.\n" in said("attention_backward", slip)
     slip = edited("update_backward", "dx + dmh -> dx")
     assert "(`=` instead of `+=`). Look at what is returned.\n" in said("update_backward", slip)
-    a, b = np.eye(2, 3)
-    spoils, fits = ("spoils b", {"a": a, "b": 2 * b}), ("fits", {"a": a, "b": b})
+    given = dict(zip("abc", np.eye(3), strict=True))
+    spoils, fits = ("spoils c", {**given, "c": given["a"]}), ("fits", given)
     for candidates, hint in (([spoils], hints.UNKNOWN), ([spoils, fits], "fits")):
-        assert hints.best_match({"a": a, "b": b}, ["a"], candidates)[0] == hint
+        assert hints.best_match(given, ["a", "b"], candidates)[0] == hint
 
 
 def test_two_slips_are_planted_and_each_gets_its_hint():
