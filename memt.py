@@ -566,6 +566,7 @@ def flat(params):
     places = [p.__array_interface__["data"][0] for p in arrays]
     in_it = vector is not None and all(p.base is vector and p.flags.contiguous for p in arrays)
     whole = in_it and places == sorted(set(places)) and sum(p.size for p in arrays) == vector.size
+    whole = whole and vector.ndim == 1 and vector.dtype == arrays[0].dtype
     must(whole, "params are not views of one vector: make them with init_params or load")
     return vector
 

@@ -301,7 +301,7 @@ def training(s, state, batches=None):
     Raises FloatingPointError, naming the step, when the loss is not finite.
     """
     must(state.config == s.config, "the state is one of another configuration than the settings'")
-    batches = batches or partial(make_batch, s)
+    batches = partial(make_batch, s) if batches is None else batches
     while not finished(s, state):
         began, step = time.perf_counter(), state.step + 1
         with np.errstate(all="ignore"):
@@ -406,9 +406,17 @@ def without(params, config, gone):
 def lesion_matrix(params, config, batch):
     """Share of wrong outputs (0 to 1) at each slot when one memory token is removed: (M, R)."""
     must(config.memory > 1, f"memory is {config.memory}: must be at least 2, since one must stay")
-    models = (without(params, config, [token]) for token in range(config.memory))
-    outputs = np.stack([evaluate(*model, batch).outputs for model in models])
-    return (outputs != batch.targets).mean(axis=1)
+    wrong = []
+    for token in range(config.memory):
+        mask = batch.mask
+        if mask is not None:  # its row and its column go too
+            size = config.memory + np.shape(batch.tokens)[1]
+            mask = np.broadcast_to(mask, (len(batch.tokens), size, size))
+            mask = np.delete(np.delete(mask, token, axis=1), token, axis=2)
+        own = batch._replace(mask=mask)
+        outputs = evaluate(*without(params, config, [token]), own).outputs
+        wrong.append((outputs != batch.targets).mean(axis=0))
+    return np.array(wrong)
 
 
 def draw_curve(path, s, log):

@@ -98,6 +98,7 @@ def verdict(name, source, path, loaded=lambda: None):
 def load(source, path):
     """The student's file as a module, without its changes to memt. Raises whatever it raises."""
     module = types.ModuleType("students")
+    module.__file__ = path
     sys.modules["students"] = module  # dataclasses look up their module
     with contextlib.ExitStack() as after:
         for names in (vars(memt), vars(solutions)):
@@ -132,6 +133,8 @@ def child(path, name, folder):
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE, FILE))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        cpu = math.ceil(2 * limit()) + 1  # it must end even if the grader was killed
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     sys.addaudithook(refuse_processes)
     text = "\n".join(verdict(name, Path(path).read_bytes(), path, Path(folder, "loaded").touch))
     Path(folder, "verdict").write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -153,9 +156,11 @@ def run_apart(name, path, limit):
     """
     temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     with temporary as folder, tempfile.TemporaryFile() as printed:
+        work = Path(folder, "work")
+        work.mkdir()
         process = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(path.resolve()), name, folder],
-            cwd=folder,
+            cwd=work,
             env=os.environ | {"PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=printed,
@@ -169,7 +174,7 @@ def run_apart(name, path, limit):
                 os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
             process.wait()
         answer, loaded = Path(folder, "verdict"), Path(folder, "loaded").exists()
-        if not answer.exists():
+        if not answer.exists() or reason[0] == "output":
             return *reason, loaded
         state, _, text = answer.read_text(encoding="utf-8").partition("\n")
         printed.seek(0)
@@ -188,9 +193,11 @@ def wait(process, printed, limit):
             text = f"the code did not end within {limit:g} seconds: is there an endless loop?"
             return "time", text
         if os.fstat(printed.fileno()).st_size > PRINTED:
-            text = f"the code printed more than {PRINTED / 1e6:g} MB: is there an endless loop?"
-            return "output", text
+            break
         time.sleep(0.02)
+    if os.fstat(printed.fileno()).st_size > PRINTED:
+        text = f"the code printed more than {PRINTED / 1e6:g} MB: is there an endless loop?"
+        return "output", text
     return "exit", f"the code ended Python itself (exit status {process.returncode})."
 
 
@@ -325,29 +332,31 @@ def grade_class(folder, names, out, overwrite):
         raise FileNotFoundError(f"{str(folder)!r} is not a folder with .py files")
     for path in (out, messages):
         can = (path.is_file() or not path.exists()) and os.access(path.parent, os.W_OK | os.X_OK)
-        memt.must(can, f"{path} can't be written: must be a file in a folder that exists")
+        can = can and path.suffix != ".py"
+        memt.must(can, f"{path} can't be written: must be a file in a folder, not a .py")
         must_be_new(path, overwrite)
     seconds, rows, said, pool = limit(), {}, {}, ThreadPoolExecutor(os.cpu_count())
 
     def grade(path):
-        name, cells, texts = repr(path.name)[1:-1], [], {}  # a name in one line
+        name, cells, before, said[path] = repr(path.name)[1:-1], [], "", ""  # a name in one line
         for exercise, state, text in graded(path, names, seconds):
             cells.append(CELLS.get(state, state))
-            texts.setdefault(text, f"{name}, {number(exercise)} {exercise}: {state}\n{text}\n\n")
+            if text and (state in CELLS or text != before):  # of a file that can't run: once
+                said[path] += f"{name}, {number(exercise)} {exercise}: {state}\n{text}\n\n"
+            before = text
         rows[path] = [name, str(cells.count(CELLS[SOLVED])), *cells]
-        said[path] = "".join(entry for text, entry in texts.items() if text)
 
     try:
         for i, _ in enumerate(pool.map(grade, files)):
             say(f"{i + 1} of {len(files)} files graded: {rows[files[i]][0]}")
     finally:  # also after Ctrl-C, when some are still being graded
         STOPPED.set()
+        if done := [path for path in files if path in rows]:
+            write_class(out, names, [rows[path] for path in done])
+            write_text(messages, "".join(said[path] for path in done))
+            say(f"what is said of each wrong answer: {messages}")
         pool.shutdown(cancel_futures=True)
         STOPPED.clear()
-        if rows:
-            write_class(out, names, [rows[path] for path in files if path in rows])
-            write_text(messages, "".join(said.get(path, "") for path in files))
-            say(f"what is said of each wrong answer: {messages}")
     return 0
 
 
@@ -416,6 +425,7 @@ def main(arguments=None):
     with contextlib.suppress(AttributeError):  # if there is no stdout
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
+    STOPPED.clear()  # a second Ctrl-C may have left it set
     try:
         return run(parser.parse_intermixed_args(arguments))
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from autograd import gradient_errors
 
 TOLERANCE = 1e-9
 AXIS = "axis: a sum, mean or concatenation runs along the wrong axis."
-FACTOR = "factor: a factor of a term, such as 1/C, is missing, wrong, or used twice."
+FACTOR = "factor: a factor of a term, as 1/C or 1/√D, is missing, wrong, or used twice."
 GATE = "gate: ReLU passes the gradient where its input was positive in the forward pass."
 LEFT_OUT = "left out: all zeros. Is the gradient computed, and added in place (`+=`, add_into)?"
 ORDER = "order: two correct gradients are swapped where they are returned, named or stacked."
@@ -81,7 +81,8 @@ def found(a):
     if isinstance(a, np.generic):
         return f"a single number of {a.dtype}"
     if isinstance(a, np.ndarray):
-        return f"an array of {a.dtype} of shape {a.shape}"
+        kind = "an array" if type(a) is np.ndarray else type(a).__name__
+        return f"{kind} of {a.dtype} of shape {a.shape}"
     return "None" if a is None else type(a).__name__
 
 

@@ -64,8 +64,11 @@ def allowed_rows(config, T, mask, device):
 def reference_forward(tensors, tokens, config, mask=None):
     """Tensors under memt's names, tokens (B, T) -> logits (B, T, O), final memory (B, M, C).
 
-    mask: a boolean tensor, as in memt.model_forward. Raises ValueError for an unknown variant.
+    mask: a boolean tensor, as in memt.model_forward. Raises ValueError for an unknown variant, and
+    for tensors of another config.
     """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    memt.must(shapes == memt.param_shapes(config), "the tensors do not fit this config")
 
     def p(role, layer):
         prefix = f"layers.{layer}.{role}."

@@ -22,7 +22,7 @@ from experiments.text import OWN
 FIGURES = Path(__file__).parent.parent / "figures"
 BEGIN = "<!-- (?:findings|details)"
 PART = re.compile(
-    rf"(<!-- (findings|details)((?: \w+)*) -->\n)(?:(?!{BEGIN}).)*?(?=<!-- end -->)", re.DOTALL
+    r"(<!-- (findings|details)((?: \w+)*) -->\n)(?:(?!<!--).)*?(?=<!-- end -->)", re.DOTALL
 )
 
 
@@ -50,7 +50,7 @@ def complete_rows(name, folder):
     for (seed,), own in common.group(rows, "seed").items():
         if sorted(common.key(row, varied) for row in own) == kinds:
             whole += own
-        elif len(own) < len(kinds):
+        elif len(own) <= len(kinds):
             print(f"{path}: seed {seed} is incomplete, left out", file=sys.stderr)
     memt.must(whole, f"{path} has no complete seed: run python -m experiments.{name}")
     return experiment, whole
@@ -86,6 +86,8 @@ def filled(text):
         right = "must be as the help says, and <!-- end --> must come before the next"
         memt.must(part.start() in good, f"marker {part[0]!r}: {right}")
     memt.must(good, "has no table that begins <!-- findings … -->")
+    ends = text.count("<!-- end -->")
+    memt.must(ends == len(good), f"{ends} markers <!-- end -->, {len(good)} that begin a table")
     return PART.sub(made, text)
 
 

@@ -112,6 +112,12 @@ PLAIN = memt.Config(variant="transformer", memory=0, layers=3)
         (bridge.from_x_transformers, NET.state_dict(), replace(CONFIG, layers=2), "unexpected"),
         (bridge.from_x_transformers, NET.state_dict(), replace(CONFIG, layers=4), "missing"),
         (bridge.from_x_transformers, NET.state_dict(), PLAIN, "'memory_tokens' is unexpected"),
+        (
+            partial(bridge.reference_forward, bridge.to_torch(PARAMS)),
+            TOKENS,
+            PLAIN,
+            "do not fit this",
+        ),
         (partial(bridge.x_forward, NET), TOKENS, PLAIN, "memory is 0: the net has 10"),
     ],
 )

@@ -147,6 +147,10 @@ membottleneck | dboth[:, rows] += dx_seq -> pass | missing term
 build_mask | return None -> return np.zeros((config.memory + T,) * 2, dtype) | \
 variant memctrl, M = 5, window None: must be None, not an array
 build_mask | config.variant == "membottleneck" -> False | variant membottleneck, M = 5, window None
+build_mask | config.variant == "membottleneck" -> config.variant in ("memctrl", "membottleneck") | \
+variant memctrl, M = 5, window 1: must be an array of float64 of shape (14, 14), not None.
+build_mask | returned mask -> None if mask is None else np.ma.array(mask) | \
+variant transformer, M = 0, window 2: must be an array of float64 of shape (9, 9), not MaskedArray
 build_mask | -1 -> 0 | variant masked, M = 5, window None: row 5, column 5 is 0.0: may that target
 build_mask | np.abs(...) -> np.abs(position[:, None] - position) + 1 | variant transformer, M = 0
 build_mask | -np.inf -> -1e9 | variant transformer, M = 0, window 2: must contain only 0 and -inf
@@ -154,6 +158,8 @@ build_mask | returned mask -> mask.astype(float) | variant transformer, M = 0, w
 sort_task | 1 -> 0 | for [
 sort_task | np.sort(...) -> x.sort(axis=1) or x | the input was changed
 sort_task | returned x -> x.astype(float) | must return an array of integers of shape (20, 6), not a
+sort_task | np.sort(...) -> np.sort(x.astype("U9"), axis=1).astype(int) | for [
+sort_task | returned x -> np.ma.array(x) | must return an array of integers of shape (20, 6), not
 sort_task | returned x -> x.squeeze() | must return an array of integers of shape (3, 1), not an
 sort_task | returned x -> x.tolist() | must return an array of integers of shape (20, 6), not list.
 without | params["memory"][kept] -> np.delete(params["memory"], gone) | without tokens []: memory
@@ -163,6 +169,8 @@ without tokens [3, 1]: memory has shape (5, 12): must be (3, 12).
 without | replace(...) -> type(config)(8, 12, 3, 10, 2, len(kept), "memctrl") | without tokens []
 without | returned new, small -> {"memory": new["memory"]}, small | \
 without tokens []: params ['embed', 'controller.wq'] and 34 others
+without | returned new, small -> {**new, "embed": new["embed"].astype(float)}, small | \
+without tokens []: params ['embed'] are wrong
 without | len(kept) -> 5 | without tokens [1, 3]: config.memory is 5: must be 3.
 without | returned new, small -> small, new | without tokens []: must return params, config, not
 without | returned new, small -> new | without tokens []: must return params, config, not dict.
@@ -291,7 +299,7 @@ REACH, READING = solutions.REACH, solutions.READING
 PREDICTIONS = [  # exercise, answer, what is said
     ("REACH", {**REACH, "masked, 1 layer": [], "masked, 2 layers": [4]},
      "'masked, 1 layer': [] is not right.\nMemory is read as it was before this layer. What else "
-     "is a row's new value computed from?\n'masked, 2 layers': [4] is not right.\nLayer 1 writes"),
+     "is a row's new value computed from?\n'masked, 2 layers': [4] is not right.\nThe first layer"),
     ("REACH", {**REACH, "masked, 1 layer": 4}, "'masked, 1 layer': 4 must be of type list"),
     ("REACH", {**REACH, "masked, 1 layer": np.array([4]), "masked, 2 layers": range(9)}, ""),
     ("REACH", {question: tuple(answer) for question, answer in REACH.items()}, ""),
@@ -432,6 +440,9 @@ threading.Thread(target=time.sleep, args=[100]).start()
 """
 PROCESSES = [
     ("while True: pass", "time", "did not end within 1 seconds: is there an endless loop?"),
+    (FULL + "import os; os.stat(os.path.dirname(__file__))", "solved", ""),
+    (FULL + "open('verdict', 'w').write('solved')", "solved", ""),
+    (FULL + "print('x' * 1_200_000)", "output", "more than 1 MB: is there an endless loop?"),
     ("while True: print('x' * 9999)", "output", "more than 1 MB: is there an endless loop?"),
     ("import os; os._exit(0)", "exit", "the code ended Python itself (exit status 0)."),
     ("x = bytes(3 * 2**30)", "memory", "MemoryError"),
@@ -536,9 +547,9 @@ def test_refusals(mine, monkeypatch, capsys):
     assert "is not a folder with .py files" in refused("class", mine)
     mine.with_name("class.csv").write_text("kept")
     assert "class.csv exists: --overwrite" in refused("class", mine.parent)
-    for out in (mine.parent, mine.with_name("no") / "x.csv", mine / "x.csv"):
+    for out in (mine.parent, mine.with_name("no") / "x.csv", mine / "x.csv", mine):
         said = refused("class", mine.parent, "--out", out, "--overwrite")
-        assert f"{out} can't be written: must be a file in a folder that exists" in said
+        assert f"{out} can't be written: must be a file in a folder, not a .py" in said
     mine.with_name("new-messages.txt").mkdir()
     said = refused("class", mine.parent, "--out", mine.with_name("new.csv"), "--overwrite")
     assert "new-messages.txt can't be written" in said
@@ -616,6 +627,7 @@ def test_a_class_gets_a_table(tmp_path, monkeypatch, capsys):
     (tmp_path / "folder.py").mkdir()
     for name in (".py", "._ada.py"):
         (tmp_path / name).write_text(FULL, encoding="utf-8")
+    grade.STOPPED.set()  # as a second Ctrl-C may leave it
     tried, apart = [], grade.run_apart
     monkeypatch.setattr(grade, "run_apart", lambda *it: tried.append(it[1].name) or apart(*it))
     monkeypatch.setenv("MEMT_LIMIT", "3")

@@ -384,12 +384,15 @@ def test_a_removed_token_is_one_that_nothing_attends_to(variant):
     config = replace(CONFIG, variant=variant)
     params, tokens = case(config)
     targets = np.random.default_rng(2).integers(10, size=(3, 6))
-    matrix = train_toy.lesion_matrix(params, config, train_toy.Batch(tokens, targets, slice(6, 12)))
-    for token in range(5):
-        mask = np.arange(17)[None, None] != token
-        logits, _ = memt.model_forward(params, tokens, config, slice(6, 12), mask)
-        wrong = (logits.argmax(axis=2) != targets).mean(axis=0)
-        np.testing.assert_allclose(matrix[token], wrong)
+    padding = np.random.default_rng(3).random((3, 1, 17)) < np.where(np.arange(17) < 5, 1, 0.5)
+    for given in (None, padding):
+        batch = train_toy.Batch(tokens, targets, slice(6, 12), given)
+        matrix = train_toy.lesion_matrix(params, config, batch)
+        for token in range(5):
+            mask = (np.arange(17)[None, None] != token) & (True if given is None else given)
+            logits, _ = memt.model_forward(params, tokens, config, slice(6, 12), mask)
+            wrong = (logits.argmax(axis=2) != targets).mean(axis=0)
+            np.testing.assert_allclose(matrix[token], wrong)
 
 
 def test_one_token_lost_is_the_mean_of_the_lesion_matrix(monkeypatch):
@@ -862,6 +865,8 @@ BAD = {
     "animation --out DIR/binary": "File exists",
     "claims DIR/empty": "has no table that begins <!-- findings … -->",
     "claims DIR/open": "marker '<!-- details counting -->'",
+    "claims DIR/toc": "marker '<!-- findings hops -->'",
+    "claims DIR/ends": "2 markers <!-- end -->, 1 that begin a table",
     "claims DIR/name": "'hopps' is no experiment",
     "claims DIR/two": "must name one",
     "counting --seeds 99-100": "(100, 101) choose the rates: must be run alone",
@@ -876,6 +881,8 @@ def test_bad_input_gets_one_clear_line(line, tmp_path, capsys):
     marked = {"open": "details counting", "name": "findings hopps", "two": "details"}
     for name, marker in marked.items():
         (tmp_path / name).write_text(f"<!-- {marker} -->\n" + "<!-- end -->" * (name != "open"))
+    (tmp_path / "toc").write_text("<!-- findings hops -->\n<!-- toc -->\n<!-- end -->\n")
+    (tmp_path / "ends").write_text("<!-- findings hops -->\n<!-- end -->\n<!-- end -->\n")
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     (tmp_path / "many").write_text("".join(map(chr, range(20_000, 26_001))), encoding="utf-8")
     memt.save(tmp_path / "model", memt.zero_params(CONFIG), CONFIG)

@@ -258,6 +258,10 @@ def test_flat_refuses_what_is_not_one_vector():
     for other in (copies, parts, turned, swapped, *others):
         with pytest.raises(ValueError, match="views of one vector"):
             memt.flat({**params, **other})
+    size = memt.param_count(memt.Config())
+    for vector in (np.zeros((1, size))[0], np.zeros(size, int).view(float)):
+        with pytest.raises(ValueError, match="views of one vector"):
+            memt.flat(memt.views(memt.Config(), vector))
     with pytest.raises(ValueError, match=r"vector has shape \(9,\): must be"):
         memt.views(memt.Config(), np.zeros(9))
 
