@@ -259,10 +259,10 @@ def check_mask(function):
     for variant, window in [*limited, *unlimited, *more]:
         memory = 0 if variant == "transformer" else M
         config = replace(CONFIG, variant=variant, memory=memory, window=window)
-        for dtype in (np.float64, np.float32):
+        for length, dtype in ((T, np.float64), (1, np.float32)):
             with case(f"variant {variant}, M = {memory}, window {window}"):
-                right = memt.build_mask(config, T, dtype)
-                compare_masks(function(config, T, dtype, None), right)
+                right = memt.build_mask(config, length, dtype)
+                compare_masks(function(config, length, dtype, None), right)
 
 
 def compare_masks(mask, right):
@@ -301,11 +301,11 @@ constant: a term that is added and not trained leaves dseq as it is.
 def check_embedding(function):
     # ids are repeated within rows and within a column; the blank, 6, only occurs in the second
     both = np.array([[[0, 3, 3, 1, 5], [3, 5, 3, 5, 2]], [[0, 3, 6, 1, 6], [3, 6, 6, 5, 2]]])
-    arrays = draw(1, embed=(7, C), memory=(M, C))
+    arrays = draw(1, embed=(7, C), memory=(4, C))
     for tokens in both:
         forward = partial(memt.embedding_forward, tokens)
         judge(function, memt.embedding_backward, forward, arrays, EMBEDDING)
-    dmem, dseq = (np.ones((2, rows, C), np.float32) for rows in (M, 5))
+    dmem, dseq = (np.ones((2, rows, C), np.float32) for rows in (4, 5))
     for name, d in zip(arrays, function(dmem, dseq, (both[0], 7)), strict=True):
         if d.dtype != np.float32:
             raise Wrong(f"d{name} must have the type of dseq, here float32, not {d.dtype}.")
