@@ -559,10 +559,8 @@ def flat(params):
 
     Raises ValueError unless each is a view in its place: one may have been replaced or copied.
     """
-    vector, arrays = (
-        getattr(params.get("embed"), "base", None),
-        [p for p in params.values() if p.size],
-    )
+    vector = getattr(params.get("embed"), "base", None)
+    arrays = [p for p in params.values() if p.size]
     places = [p.__array_interface__["data"][0] for p in arrays]
     in_it = vector is not None and all(p.base is vector and p.flags.contiguous for p in arrays)
     whole = in_it and places == sorted(set(places)) and sum(p.size for p in arrays) == vector.size

@@ -186,14 +186,12 @@ def run_apart(name, path, limit):
 def wait(process, printed, limit):
     """Wait until a process ends or must be ended -> why there is no verdict, and a message."""
     stop = time.monotonic() + limit
-    while process.poll() is None:
+    while process.poll() is None and os.fstat(printed.fileno()).st_size <= PRINTED:
         if STOPPED.is_set():
             raise KeyboardInterrupt
         if time.monotonic() > stop:
             text = f"the code did not end within {limit:g} seconds: is there an endless loop?"
             return "time", text
-        if os.fstat(printed.fileno()).st_size > PRINTED:
-            break
         time.sleep(0.02)
     if os.fstat(printed.fileno()).st_size > PRINTED:
         text = f"the code printed more than {PRINTED / 1e6:g} MB: is there an endless loop?"
@@ -237,6 +235,14 @@ def limit():
 def number(name):
     """The number of an exercise."""
     return list(EXERCISES).index(name) + 1
+
+
+def must_be_writable(path, overwrite):
+    """Raises ValueError, or FileExistsError if the file exists and must stay."""
+    can = (path.is_file() or not path.exists()) and os.access(path.parent, os.W_OK | os.X_OK)
+    right = "must be a file in a folder, not a .py"
+    memt.must(can and path.suffix != ".py", f"{path} can't be written: {right}")
+    must_be_new(path, overwrite)
 
 
 def must_be_new(path, overwrite):
@@ -331,33 +337,35 @@ def grade_class(folder, names, out, overwrite):
     if not files:
         raise FileNotFoundError(f"{str(folder)!r} is not a folder with .py files")
     for path in (out, messages):
-        can = (path.is_file() or not path.exists()) and os.access(path.parent, os.W_OK | os.X_OK)
-        can = can and path.suffix != ".py"
-        memt.must(can, f"{path} can't be written: must be a file in a folder, not a .py")
-        must_be_new(path, overwrite)
-    seconds, rows, said, pool = limit(), {}, {}, ThreadPoolExecutor(os.cpu_count())
+        must_be_writable(path, overwrite)
+    seconds, found, pool = limit(), {}, ThreadPoolExecutor(os.cpu_count())
 
     def grade(path):
-        name, cells, before, said[path] = repr(path.name)[1:-1], [], "", ""  # a name in one line
-        for exercise, state, text in graded(path, names, seconds):
-            cells.append(CELLS.get(state, state))
-            if text and (state in CELLS or text != before):  # of a file that can't run: once
-                said[path] += f"{name}, {number(exercise)} {exercise}: {state}\n{text}\n\n"
-            before = text
-        rows[path] = [name, str(cells.count(CELLS[SOLVED])), *cells]
+        found[path] = row_of(path, names, seconds)
 
     try:
         for i, _ in enumerate(pool.map(grade, files)):
-            say(f"{i + 1} of {len(files)} files graded: {rows[files[i]][0]}")
+            say(f"{i + 1} of {len(files)} files graded: {found[files[i]][0][0]}")
     finally:  # also after Ctrl-C, when some are still being graded
         STOPPED.set()
-        if done := [path for path in files if path in rows]:
-            write_class(out, names, [rows[path] for path in done])
-            write_text(messages, "".join(said[path] for path in done))
+        if done := [found[path] for path in files if path in found]:
+            write_class(out, names, [row for row, _ in done])
+            write_text(messages, "".join(said for _, said in done))
             say(f"what is said of each wrong answer: {messages}")
         pool.shutdown(cancel_futures=True)
         STOPPED.clear()
     return 0
+
+
+def row_of(path, names, seconds):
+    """Grade one file of a class -> its cells in the table, and what is said of each wrong answer."""
+    name, cells, said, before = repr(path.name)[1:-1], [], "", ""  # a name in one line
+    for exercise, state, text in graded(path, names, seconds):
+        cells.append(CELLS.get(state, state))
+        if text and (state in CELLS or text != before):  # of a file that can't run: once
+            said += f"{name}, {number(exercise)} {exercise}: {state}\n{text}\n\n"
+        before = text
+    return [name, str(cells.count(CELLS[SOLVED])), *cells], said
 
 
 def write_class(out, names, rows):
