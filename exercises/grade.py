@@ -358,7 +358,7 @@ def grade_class(folder, names, out, overwrite):
 
 
 def row_of(path, names, seconds):
-    """Grade one file of a class -> its cells in the table, and what is said of each wrong answer."""
+    """Grade one file of a class -> its row of the table, and what is said of each wrong answer."""
     name, cells, said, before = repr(path.name)[1:-1], [], "", ""  # a name in one line
     for exercise, state, text in graded(path, names, seconds):
         cells.append(CELLS.get(state, state))

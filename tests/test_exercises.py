@@ -149,6 +149,14 @@ variant memctrl, M = 5, window None: must be None, not an array
 build_mask | config.variant == "membottleneck" -> False | variant membottleneck, M = 5, window None
 build_mask | config.variant == "membottleneck" -> config.variant in ("memctrl", "membottleneck") | \
 variant memctrl, M = 5, window 1: must be an array of float64 of shape (14, 14), not None.
+build_mask | radius is None or config.variant == "membottleneck" -> \
+radius is None and config.variant != "transformer" or config.variant == "membottleneck" | \
+variant transformer, M = 0, window None: must be None
+build_mask | radius is None or config.variant == "membottleneck" -> \
+radius is None and config.variant != "memtransformer" or config.variant == "membottleneck" | \
+variant memtransformer, M = 5, window None: must be None
+build_mask | returned mask -> None if mask is None else mask.squeeze() | \
+variant transformer, M = 0, window 2: must be an array of float32 of shape (1, 1), not
 build_mask | returned mask -> None if mask is None else np.ma.array(mask) | \
 variant transformer, M = 0, window 2: must be an array of float64 of shape (9, 9), not MaskedArray
 build_mask | -1 -> 0 | variant masked, M = 5, window None: row 5, column 5 is 0.0: may that target
@@ -230,6 +238,15 @@ def test_a_hint_says_where_and_is_none_that_would_spoil_what_is_right():
     spoils, fits = ("spoils c", {**given, "c": given["a"]}), ("fits", given)
     for candidates, hint in (([spoils], hints.UNKNOWN), ([spoils, fits], "fits")):
         assert hints.best_match(given, ["a", "b"], candidates)[0] == hint
+
+
+@pytest.mark.parametrize("name, right, wrong", [
+    ("tied_backward", "rows_of(dy).T @ rows_of(r)", "np.einsum('btc,btf->cf', dy, r)"),
+    ("embedding_backward", "astype(dseq.dtype)", "astype((dseq + dmem).dtype)"),
+])  # fmt: skip
+def test_what_works_for_some_shapes_only_is_wrong(name, right, wrong):
+    assert right in FULL
+    assert grade.verdict(name, FULL.replace(right, wrong), "mine.py")[0] == "wrong"
 
 
 def test_two_slips_are_planted_and_each_gets_its_hint():
@@ -441,7 +458,7 @@ threading.Thread(target=time.sleep, args=[100]).start()
 PROCESSES = [
     ("while True: pass", "time", "did not end within 1 seconds: is there an endless loop?"),
     (FULL + "import os; os.stat(os.path.dirname(__file__))", "solved", ""),
-    (FULL + "open('verdict', 'w').write('solved')", "solved", ""),
+    ("open('verdict', 'w').write('solved')\nwhile True: pass", "time", "is there an endless loop?"),
     (FULL + "print('x' * 1_200_000)", "output", "more than 1 MB: is there an endless loop?"),
     ("while True: print('x' * 9999)", "output", "more than 1 MB: is there an endless loop?"),
     ("import os; os._exit(0)", "exit", "the code ended Python itself (exit status 0)."),
@@ -472,6 +489,13 @@ if not ctypes.CDLL(None).fork():  # one that Python does not know of
         time.sleep(0.01)
         open({!r}, "a").write("x")
 """
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits")
+def test_an_endless_loop_ends_even_if_nobody_ends_it(mine, tmp_path):
+    mine.write_text("while True: pass")
+    run = [sys.executable, "-c", grade.CHILD, str(mine), "softmax_backward", str(tmp_path)]
+    assert subprocess.run(run, env=os.environ | {"MEMT_LIMIT": "0.4"}, timeout=60).returncode < 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs fork")
@@ -619,6 +643,15 @@ CLASS = {  # file -> its text, its row, the end of its line in the table
     "cid.py": (FULL + "\ndef softmax_backward(dp, p):\n    while 1: 0", "1,time,ok", "time ok"),
     "dan.py": ("while True: pass", "0,time,time", 'time "'),
 }
+
+
+def test_every_wrong_answer_is_written_down_but_only_once_why_a_file_cannot_run(monkeypatch):
+    found = [("softmax_backward", "wrong", "same"), ("REACH", "wrong", "same"),
+             ("READING", "time", "endless"), ("sort_task", "time", "endless")]  # fmt: skip
+    monkeypatch.setattr(grade, "graded", lambda *_: found)
+    row, said = grade.row_of(grade.Path("x.py"), [], 1)
+    assert row == ["x.py", "0", "no", "no", "time", "time"]
+    assert (said.count("same"), said.count("endless")) == (2, 1)
 
 
 def test_a_class_gets_a_table(tmp_path, monkeypatch, capsys):

@@ -385,6 +385,7 @@ def test_a_removed_token_is_one_that_nothing_attends_to(variant):
     params, tokens = case(config)
     targets = np.random.default_rng(2).integers(10, size=(3, 6))
     padding = np.random.default_rng(3).random((3, 1, 17)) < np.where(np.arange(17) < 5, 1, 0.5)
+    padding[..., 1] = False  # a memory token that nothing attends to
     for given in (None, padding):
         batch = train_toy.Batch(tokens, targets, slice(6, 12), given)
         matrix = train_toy.lesion_matrix(params, config, batch)
@@ -989,7 +990,8 @@ def test_claims_count_the_seeds_that_have_all_runs_and_no_others(tmp_path, capsy
     """Rows with other settings are refused; a seed that was stopped is left out, and named."""
     rows = common.read_rows(ROOT / "figures" / "hops.csv", hops.FOUND)
     stopped = rows[0] | {"seed": "77"}
-    for i, given in enumerate(([*rows, stopped], [rows[0] | {"steps": "30"}, *rows[1:]])):
+    changed = [rows[0] | {"steps": "30"}, *rows[1:]], [rows[0] | {"variant": "masked "}, *rows[1:]]
+    for i, given in enumerate(([*rows, stopped], *changed)):
         (tmp_path / f"{i}").mkdir()
         for row in given:
             common.append_row(tmp_path / f"{i}" / "hops.csv", row)
@@ -997,6 +999,8 @@ def test_claims_count_the_seeds_that_have_all_runs_and_no_others(tmp_path, capsy
     assert capsys.readouterr().err.endswith("hops.csv: seed 77 is incomplete, left out\n")
     with pytest.raises(ValueError, match="steps is 1500 and 30: must be the same"):
         claims.findings("hops", folder=tmp_path / "1")
+    claims.findings("hops", folder=tmp_path / "2")
+    assert capsys.readouterr().err.endswith("hops.csv: seed 0 is incomplete, left out\n")
     common.append_row(tmp_path / "hops.csv", stopped)
     with pytest.raises(ValueError, match="has no complete seed"):
         claims.findings("hops", folder=tmp_path)

@@ -239,6 +239,9 @@ def test_as_many_targets_and_masks_as_sequences(tokens, targets, mask):
 def test_any_source_of_batches():
     """Own data, another head, positions and a mask: check the calls, and that the data are used."""
     s = default_settings("memtransformer", **{**TINY, "steps": 25}, outputs=3, memory=4)
+    empty = type("Empty", (list,), {"__call__": lambda *_: 1 / 0})()  # no reason to use the task's
+    with pytest.raises(ZeroDivisionError):
+        next(train_toy.training(s, train_toy.start(s), empty))
     calls = []
 
     def batches(size, stream, step):
